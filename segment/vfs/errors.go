@@ -9,4 +9,6 @@ var (
 	ErrNoSpace = errors.New("no space left on the device")
 	// ErrLocked is a Lock that another process, or another FS user, holds.
 	ErrLocked = errors.New("locked by another process")
+	// ErrTooLarge is a file that ReadFile finds longer than its limit.
+	ErrTooLarge = errors.New("file too large")
 )
