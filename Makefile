@@ -1,0 +1,54 @@
+# Needs Go, git and make; nothing else.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w -X github.com/millrace/millrace/cmd/internal/cli.version=$(VERSION)
+FUZZTIME ?= 10s
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+export CGO_ENABLED = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race demo cluster cluster-down cluster-clean soak fuzz lint
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/millrace
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace ./cmd/millrace
+
+test: ## run all tests (no C compiler needed)
+	$(GO) test -count=1 -timeout 10m ./...
+
+race: export CGO_ENABLED = 1
+race: ## run all tests under the race detector (needs a C compiler)
+	$(GO) test -count=1 -race -timeout 30m ./...
+
+demo: build ## 3 brokers, 50,000 real events, a killed leader, nothing lost
+	@$(GO) run ./cmd/demo -millrace bin/millrace
+
+cluster: build ## leave three brokers running, with their data under .cluster/
+	@$(GO) run ./cmd/cluster -millrace bin/millrace -dir .cluster up
+
+cluster-down: ## stop the three brokers gracefully; their data stays
+	@$(GO) run ./cmd/cluster -dir .cluster down
+
+cluster-clean: ## stop the three brokers and remove their data
+	@$(GO) run ./cmd/cluster -dir .cluster clean
+
+soak: build ## kill, stop and restart brokers under load, for 10 minutes or more
+	$(GO) run ./cmd/soak -millrace bin/millrace
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+lint: ## gofmt, go vet (also for darwin and windows) and staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
