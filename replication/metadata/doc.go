@@ -1,0 +1,2 @@
+// Package metadata is the state machine of the metadata group.
+package metadata
