@@ -1,0 +1,137 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Record is one record: Topic, Key, Value, Headers and, if wanted, Timestamp are
+// set before it is produced; Partition and Offset are known afterwards. A nil
+// key or value is null, which is not the same as an empty one.
+type Record = kgo.Record
+
+// Header is a header of a record.
+type Header = kgo.RecordHeader
+
+const (
+	// openTimeout bounds Open when its context has no earlier deadline.
+	openTimeout = 5 * time.Second
+	// closeTimeout bounds how long Close waits for buffered records and for
+	// the last commit of a subscription.
+	closeTimeout = 10 * time.Second
+)
+
+// Client is a connection to a cluster: it produces, subscribes and administers.
+// All its methods may be called concurrently.
+type Client struct {
+	kgo    *kgo.Client
+	config config
+
+	mu            sync.Mutex
+	closed        bool
+	subscriptions map[*Subscription]struct{} // open ones; closed with the client
+}
+
+// Open connects to a cluster by the addresses ("host:port") of some of its
+// brokers; the others are learnt from these. It returns once a broker has
+// answered. When none does within 5 seconds (or ctx's earlier deadline) the
+// error is an [*UnreachableError]; faulty options are reported all at once.
+func Open(ctx context.Context, addresses []string, options ...Option) (*Client, error) {
+	cfg := defaultConfig()
+	cfg.addresses = addresses
+	for _, o := range options {
+		o.apply(&cfg)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	low, err := kgo.NewClient(cfg.producerOptions()...)
+	if err != nil {
+		return nil, fmt.Errorf("client options: %w", err)
+	}
+	c := &Client{kgo: low, config: cfg, subscriptions: map[*Subscription]struct{}{}}
+	if err := c.Ping(ctx); err != nil {
+		low.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Ping asks for an answer from any broker, within 5 seconds or ctx's earlier
+// deadline. Its error is an [*UnreachableError], or ctx's when that was cancelled.
+func (c *Client) Ping(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	err := c.kgo.Ping(limited)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.Is(err, kgo.ErrClientClosed):
+		return ErrClosed
+	}
+	if typed := convert(err, "", -1); errors.As(typed, new(*KafkaError)) {
+		return typed // a broker answered, and refused
+	}
+	return &UnreachableError{Addresses: c.config.addresses, Err: err}
+}
+
+// Kgo is the franz-go client that produces, for what this package leaves out.
+func (c *Client) Kgo() *kgo.Client { return c.kgo }
+
+// Admin administers topics with this client's connections.
+func (c *Client) Admin() *Admin { return &Admin{client: c, kadm: kadm.NewClient(c.kgo)} }
+
+// Close sends what is buffered (for at most ten seconds), ends all
+// subscriptions, and closes the connections. Its error tells that buffered
+// records were dropped, or of a subscription's last commit. Closing twice is
+// fine.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	open := make([]*Subscription, 0, len(c.subscriptions))
+	for s := range c.subscriptions {
+		open = append(open, s)
+	}
+	c.mu.Unlock()
+
+	var errs []error
+	for _, s := range open {
+		errs = append(errs, s.Close())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := c.kgo.Flush(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("close: %d records were not acknowledged: %w", c.kgo.BufferedProduceRecords(), err))
+	}
+	c.kgo.Close()
+	return errors.Join(errs...)
+}
+
+// register remembers an open subscription; false if the client is closed.
+func (c *Client) register(s *Subscription) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.subscriptions[s] = struct{}{}
+	return true
+}
+
+func (c *Client) forget(s *Subscription) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.subscriptions, s)
+}

@@ -1,0 +1,88 @@
+package client
+
+import "sync"
+
+// horizon is where a subscription with Until ends: it knows the end and the
+// present position of each partition that is being read. It may be used
+// concurrently by the loop and by the callbacks of the group.
+type horizon struct {
+	ends map[topicPartition]int64
+
+	mu    sync.Mutex
+	given bool                     // partitions have been assigned once
+	left  map[topicPartition]int64 // position, for partitions not yet at their end
+	done  chan struct{}            // closed once every assigned partition is at its end
+	over  bool                     // done is closed
+}
+
+func newHorizon(ends map[topicPartition]int64) *horizon {
+	return &horizon{ends: ends, left: map[topicPartition]int64{}, done: make(chan struct{})}
+}
+
+// expect notes what a rebalance added; assign follows with the positions. A
+// member that has been given something and has nothing left is done; one that
+// was never given anything waits for its turn.
+func (h *horizon) expect(added map[string][]int32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for topic, partitions := range added {
+		for _, p := range partitions {
+			h.left[topicPartition{topic, p}] = -1
+		}
+	}
+	h.checkLocked()
+}
+
+// assign sets the positions where reading begins.
+func (h *horizon) assign(at map[topicPartition]int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.given = h.given || len(at) > 0
+	for tp, position := range at {
+		if position < h.ends[tp] {
+			h.left[tp] = position
+		} else {
+			delete(h.left, tp)
+		}
+	}
+	h.checkLocked()
+}
+
+// revoke forgets partitions that were taken away. It never ends the loop: with
+// an eager rebalance they come back in a moment, and expect follows.
+func (h *horizon) revoke(gone map[string][]int32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for topic, partitions := range gone {
+		for _, p := range partitions {
+			delete(h.left, topicPartition{topic, p})
+		}
+	}
+}
+
+// beyond reports whether the record lies at or after the end of its partition.
+func (h *horizon) beyond(r *Record) bool {
+	return r.Offset >= h.ends[topicPartition{r.Topic, r.Partition}]
+}
+
+// advance notes that the record has been dealt with.
+func (h *horizon) advance(r *Record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	tp := topicPartition{r.Topic, r.Partition}
+	if _, ok := h.left[tp]; !ok {
+		return
+	}
+	h.left[tp] = r.Offset + 1
+	if r.Offset+1 >= h.ends[tp] {
+		delete(h.left, tp)
+	}
+	h.checkLocked()
+}
+
+func (h *horizon) checkLocked() {
+	if h.given && len(h.left) == 0 && !h.over {
+		h.over = true
+		close(h.done)
+	}
+}

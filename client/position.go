@@ -1,0 +1,119 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// Position is a place in every partition of a topic. The zero value is the start.
+type Position struct {
+	origin origin
+	delta  int64 // for atOffset the offset itself, for atTime milliseconds
+}
+
+type origin uint8
+
+const (
+	atStart origin = iota
+	atEnd
+	atOffset
+	atTime
+)
+
+// Start is the oldest record that is still there.
+func Start() Position { return Position{} }
+
+// End is behind the newest record there is now.
+func End() Position { return Position{origin: atEnd} }
+
+// At is the record with this offset, or the nearest end of the log where there
+// is none.
+func At(offset int64) Position { return Position{origin: atOffset, delta: offset} }
+
+// Time is the first record with this time stamp or a later one, the end of the
+// log if there is none.
+func Time(t time.Time) Position { return Position{origin: atTime, delta: t.UnixMilli()} }
+
+// AfterStart is n records after the start.
+func AfterStart(n int64) Position { return Position{delta: n} }
+
+// BeforeEnd is n records before the end: the last n of each partition.
+func BeforeEnd(n int64) Position { return Position{origin: atEnd, delta: -n} }
+
+// topicPartition names a partition.
+type topicPartition struct {
+	topic     string
+	partition int32
+}
+
+// bounds are the ends of a partition's log as they were when asked for.
+type bounds struct{ start, end int64 }
+
+// listBounds asks for the bounds of every partition of the topics.
+func listBounds(ctx context.Context, adm *kadm.Client, topics []string) (map[topicPartition]bounds, error) {
+	starts, err := listed(adm.ListStartOffsets(ctx, topics...))
+	if err != nil {
+		return nil, err
+	}
+	ends, err := listed(adm.ListEndOffsets(ctx, topics...))
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[topicPartition]bounds, len(ends))
+	for tp, end := range ends {
+		if start, ok := starts[tp]; ok {
+			all[tp] = bounds{start: start, end: end}
+		}
+	}
+	return all, nil
+}
+
+// resolve turns a position into an offset of each partition in within.
+func resolve(ctx context.Context, adm *kadm.Client, p Position, within map[topicPartition]bounds, topics []string) (map[topicPartition]int64, error) {
+	var times map[topicPartition]int64
+	if p.origin == atTime {
+		var err error
+		if times, err = listed(adm.ListOffsetsAfterMilli(ctx, p.delta, topics...)); err != nil {
+			return nil, err
+		}
+	}
+	offsets := make(map[topicPartition]int64, len(within))
+	for tp, b := range within {
+		var offset int64
+		switch p.origin {
+		case atStart:
+			offset = b.start + p.delta
+		case atEnd:
+			offset = b.end + p.delta
+		case atOffset:
+			offset = p.delta
+		case atTime:
+			offset = b.end
+			if found, ok := times[tp]; ok && found >= 0 {
+				offset = found
+			}
+		}
+		offsets[tp] = min(max(offset, b.start), b.end)
+	}
+	return offsets, nil
+}
+
+// listed flattens an answer to ListOffsets; any partition's error fails it.
+func listed(answer kadm.ListedOffsets, err error) (map[topicPartition]int64, error) {
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", convert(err, "", -1))
+	}
+	offsets := map[topicPartition]int64{}
+	for topic, partitions := range answer {
+		for partition, l := range partitions {
+			if l.Err != nil {
+				return nil, fmt.Errorf("list offsets: %w", convert(l.Err, topic, partition))
+			}
+			offsets[topicPartition{topic, partition}] = l.Offset
+		}
+	}
+	return offsets, nil
+}
