@@ -1,0 +1,2 @@
+// Package transport carries requests between the nodes of a cluster.
+package transport
