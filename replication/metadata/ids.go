@@ -1,11 +1,6 @@
 package metadata
 
-import (
-	"errors"
-	"fmt"
-	"strconv"
-	"strings"
-)
+import "fmt"
 
 // NodeID is the number of a broker, Kafka's broker id: chosen by the operator,
 // unique in a cluster, not negative.
@@ -17,29 +12,12 @@ type NodeID int32
 // it has forgotten what it voted for and what it acknowledged.
 type Incarnation uint64
 
-// serverPrefix begins the raft ServerID of every member of the metadata group.
-const serverPrefix = "node/"
-
-// ErrServerID is returned by ParseServerID for text that no ServerID produced.
-var ErrServerID = errors.New("metadata: not a server id of the metadata group")
-
-// ServerID is the incarnation as raft's ServerID and ServerAddress in the
-// metadata group: "node/" and 16 hexadecimal digits. Network addresses never
-// enter a raft configuration; they are looked up in the metadata.
-func (i Incarnation) ServerID() string { return fmt.Sprintf("%s%016x", serverPrefix, uint64(i)) }
-
 // String is the incarnation as 16 hexadecimal digits.
 func (i Incarnation) String() string { return fmt.Sprintf("%016x", uint64(i)) }
 
-// ParseServerID reads what ServerID wrote.
-func ParseServerID(text string) (Incarnation, error) {
-	digits, ok := strings.CutPrefix(text, serverPrefix)
-	if !ok || len(digits) != 16 {
-		return 0, fmt.Errorf("%w: %q", ErrServerID, text)
-	}
-	v, err := strconv.ParseUint(digits, 16, 64)
-	if err != nil || v == 0 {
-		return 0, fmt.Errorf("%w: %q", ErrServerID, text)
-	}
-	return Incarnation(v), nil
+// serverID is raft's id and address of a member of a group, in the form that
+// package transport parses: the node's number, a slash, 16 hexadecimal digits of
+// the incarnation. Network addresses never enter a raft configuration.
+func serverID(node NodeID, incarnation uint64) string {
+	return fmt.Sprintf("%d/%016x", node, incarnation)
 }
