@@ -264,8 +264,12 @@ func (g *group) storeReplaced(m *member, j joinRequest, formerLeader string) {
 			j.answer <- joinResult{code: writeCode(err, codeUnknownServer), memberID: "", generation: -1}
 			return
 		}
-		if g.members[id] != m || g.generation != generation || g.state != Stable {
-			// The group moved on meanwhile: the member is asked to join once more.
+		switch {
+		case g.members[id] == m && g.state == Preparing:
+			g.awaitJoin(m, j.answer) // a rebalance began meanwhile: this is its join
+			g.maybeCompleteJoin()
+			return
+		case g.members[id] != m || g.generation != generation || g.state != Stable:
 			j.answer <- joinResult{code: codeRebalance, memberID: id, generation: -1}
 			return
 		}

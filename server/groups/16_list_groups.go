@@ -33,8 +33,11 @@ func (c *Coordinator) listGroups(r *kmsg.ListGroupsRequest) kmsg.Response {
 func (s *shard) list(r *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, int16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state == shardLoading {
+	switch s.state {
+	case shardLoading:
 		return nil, codeLoading
+	case shardDeposed, shardClosed:
+		return nil, codeNone
 	}
 	var out []kmsg.ListGroupsResponseGroup
 	for _, g := range s.groups {

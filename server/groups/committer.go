@@ -56,13 +56,10 @@ func (s *shard) writeQueue() bool {
 		for _, w := range batch {
 			records = append(records, w.records...)
 		}
-		err := s.append(records)
-		switch again, over := s.finish(batch, err); {
-		case over:
-			return false
-		case again:
-			return true
+		if s.finish(batch, s.append(records)) {
+			continue
 		}
+		return s.ctx.Err() == nil
 	}
 }
 
@@ -80,10 +77,12 @@ func (s *shard) takeBatch() []*write {
 	return batch
 }
 
-// finish makes a batch visible, or ends it with err. After an unknown outcome the
-// memory is dropped in the same step: from then on no position is answered that
-// the batch may have overtaken.
-func (s *shard) finish(batch []*write, err error) (reload, over bool) {
+// finish makes a batch visible, or ends it with err. It returns false when the
+// memory does not count any more. After an unknown outcome it is dropped in the
+// same step: from then on no position is answered that the batch may have
+// overtaken. It is dropped when the log refuses the term, too: another leader may
+// have written meanwhile.
+func (s *shard) finish(batch []*write, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == shardClosed && err == nil {
@@ -97,18 +96,20 @@ func (s *shard) finish(batch []*write, err error) (reload, over bool) {
 	}
 	switch {
 	case s.state == shardClosed:
-		return false, true
-	case err == nil || errors.Is(err, ErrRefused):
-		if err != nil {
-			s.log.Warn("offsets log refused a write", "err", err)
-		}
-		return false, false
+		return false
+	case err == nil:
+		return true
+	case errors.Is(err, ErrRefused):
+		s.log.Warn("offsets log refused a write", "err", err)
+		return true
 	case errors.Is(err, ErrNotCoordinator):
-		s.log.Info("coordinator deposed", "step", "append", "err", err)
-		return false, true
+		s.log.Warn("offsets log is led by another", "err", err)
+		s.state = shardDeposed
+		s.dropLocked(err, codeNotCoordinator)
+	default:
+		s.log.Warn("outcome of a write is unknown, loading the partition again", "err", err)
+		s.state = shardLoading
+		s.dropLocked(err, codeNotAvailable)
 	}
-	s.log.Warn("outcome of a write is unknown, loading the partition again", "err", err)
-	s.state = shardLoading
-	s.dropLocked(err, codeNotAvailable)
-	return true, false
+	return false
 }

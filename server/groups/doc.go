@@ -18,7 +18,7 @@
 // without a rebalance.
 //
 //	Coordinator   partition -> shard, dispatch of requests, one heap of timers
-//	  shard       one partition led in one term: loading, active or closed
+//	  shard       one partition led in one term: loading, active, deposed or closed
 //	    group     state machine, members, durable positions
 //
 // Each shard has one lock for all its groups and one goroutine. No lock is held
@@ -52,9 +52,10 @@
 //  3. It loads the log as after an election, the batch included if it is there.
 //
 // Between 1 and 3 no position is answered, so none goes back. It is a change of
-// coordinator onto itself, and tested as one. If the term is over, the barrier
-// fails with ErrNotCoordinator and the shard answers NOT_COORDINATOR until the
-// server calls Resign or Lead.
+// coordinator onto itself, and tested as one. While the log refuses the term
+// (ErrNotCoordinator) requests get NOT_COORDINATOR, and step 2 is tried again until
+// the server calls Resign or Lead, or the log takes the barrier after all, as it
+// does when leadership was to be handed over and was not.
 //
 // # What is never guessed
 //

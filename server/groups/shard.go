@@ -16,7 +16,8 @@ type shardState int
 const (
 	shardLoading shardState = iota // building its memory from the log
 	shardActive
-	shardClosed // resigned, or deposed: for ever
+	shardDeposed // the log says that another leads; until it takes a write again
+	shardClosed  // resigned: for ever
 )
 
 // maxRetryDelay bounds the pause between two tries of a Load or a barrier.
@@ -70,20 +71,20 @@ func (s *shard) run() {
 	}
 }
 
-// retry calls step until it succeeds. It returns false when the shard is over.
+// retry calls step until it succeeds. It returns false when the shard is over:
+// that only the server decides, by Resign or a later Lead, because a write can also
+// be refused by a leader that was about to hand over and then stayed.
 func (s *shard) retry(what string, step func() error) bool {
 	delay := s.c.cfg.RetryDelay
 	for {
 		err := step()
-		switch {
-		case err == nil:
-			return s.ctx.Err() == nil
-		case errors.Is(err, ErrNotCoordinator):
-			s.log.Info("coordinator deposed", "step", what, "err", err)
-			return false
-		case s.ctx.Err() != nil:
+		if s.ctx.Err() != nil {
 			return false
 		}
+		if err == nil {
+			return true
+		}
+		s.unavailable(err)
 		s.log.Warn("coordinator is not available, will try again", "step", what, "err", err, "delay", delay)
 		clock := time.NewTimer(delay)
 		select {
@@ -93,6 +94,19 @@ func (s *shard) retry(what string, step func() error) bool {
 			return false
 		}
 		delay = min(2*delay, maxRetryDelay)
+	}
+}
+
+// unavailable sets what requests are told until the next try.
+func (s *shard) unavailable(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state == shardClosed:
+	case errors.Is(err, ErrNotCoordinator):
+		s.state = shardDeposed
+	default:
+		s.state = shardLoading
 	}
 }
 
