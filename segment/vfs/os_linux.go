@@ -83,10 +83,10 @@ func withDescriptor(file *os.File, op string, call func(fd int) error) error {
 			}
 		}
 	})
-	if err == nil {
-		err = callErr
+	if err != nil { // the only reason is a closed file, which Control names otherwise
+		callErr = os.ErrClosed
 	}
-	if err != nil {
+	if err := callErr; err != nil {
 		return &os.PathError{Op: op, Path: file.Name(), Err: err}
 	}
 	return nil
