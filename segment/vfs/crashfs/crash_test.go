@@ -126,32 +126,59 @@ func TestRenameIsAtomic(t *testing.T) {
 // never lost, and safe under its new name only after SyncDir of both.
 func TestMoveNeedsBothDirectories(t *testing.T) {
 	for _, synced := range [][]string{nil, {"from"}, {"to"}, {"to", "from"}, {"from", "to", "from"}} {
-		outcomes := make(map[string]int)
-		for seed := range int64(60) {
-			disk := crashfs.New(seed)
-			check(t, disk.MkdirAll("from"))
-			check(t, disk.MkdirAll("to"))
-			check(t, disk.SyncDir("/"))
-			check(t, vfs.WriteFile(disk, "from/a", []byte("content")))
-			check(t, disk.Rename("from/a", "to/b"))
-			for _, dir := range synced {
-				check(t, disk.SyncDir(dir))
-			}
-			disk.Crash(crashfs.CrashOptions{})
-			outcome := ""
-			for _, name := range []string{"from/a", "to/b"} {
-				if _, err := disk.Stat(name); err == nil {
-					outcome += name
-					wantFile(t, disk, name, "content")
-				}
-			}
-			outcomes[outcome]++
+		testMove(t, "from", "to", synced)
+	}
+	testMove(t, "to", "from", nil) // a crash decides for directories by name
+}
+
+func testMove(t *testing.T, from, to string, synced []string) {
+	t.Helper()
+	outcomes := make(map[string]int)
+	for seed := range int64(60) {
+		disk := crashfs.New(seed)
+		check(t, disk.MkdirAll("from"))
+		check(t, disk.MkdirAll("to"))
+		check(t, disk.SyncDir("/"))
+		check(t, vfs.WriteFile(disk, from+"/a", []byte("content")))
+		check(t, disk.Rename(from+"/a", to+"/b"))
+		for _, dir := range synced {
+			check(t, disk.SyncDir(dir))
 		}
-		if outcomes[""] > 0 {
-			t.Errorf("synced %v: the file was lost: %v", synced, outcomes)
+		disk.Crash(crashfs.CrashOptions{})
+		outcome := ""
+		for _, name := range []string{from + "/a", to + "/b"} {
+			if _, err := disk.Stat(name); err == nil {
+				outcome += name
+				wantFile(t, disk, name, "content")
+			}
 		}
-		if whole := len(synced) > 1; whole != (outcomes["to/b"] == 60) {
-			t.Errorf("synced %v: outcomes %v", synced, outcomes)
+		outcomes[outcome]++
+	}
+	if outcomes[""] > 0 {
+		t.Errorf("synced %v: the file was lost: %v", synced, outcomes)
+	}
+	if whole := len(synced) > 1; whole != (outcomes[to+"/b"] == 60) {
+		t.Errorf("synced %v: outcomes %v", synced, outcomes)
+	}
+}
+
+// TestSectorsAgeInOrder checks that no sector holds a later write without the
+// earlier ones to it: the cache from which it comes holds all of them.
+func TestSectorsAgeInOrder(t *testing.T) {
+	for seed := range int64(100) {
+		disk := crashfs.New(seed)
+		check(t, vfs.WriteFile(disk, "a", make([]byte, 2048)))
+		file := must(disk.Open("a"))(t)
+		for i := range 16 {
+			write(t, file, string(bytes.Repeat([]byte{1}, 128)), int64(128*i))
+		}
+		disk.Crash(crashfs.CrashOptions{})
+		data, err := vfs.ReadFile(disk, "a", 1<<20)
+		check(t, err)
+		for sector := range 4 {
+			if part := data[sector*512:][:512]; bytes.Contains(part, []byte{0, 1}) {
+				t.Fatalf("seed %d: sector %d holds a later write without an earlier one", seed, sector)
+			}
 		}
 	}
 }
