@@ -85,8 +85,8 @@ func newGroup(s *shard, id string) *group {
 func (g *group) restore(v kmsg.GroupMetadataValue) {
 	g.protocolType, g.generation = v.ProtocolType, v.Generation
 	g.protocol, g.leader = text(v.Protocol), text(v.Leader)
-	if v.CurrentStateTimestamp >= 0 {
-		g.since = time.UnixMilli(v.CurrentStateTimestamp)
+	if at := time.UnixMilli(v.CurrentStateTimestamp); v.CurrentStateTimestamp >= 0 && at.Before(g.since) {
+		g.since = at // a time in the future is another node's clock
 	}
 	for i := range v.Members {
 		g.restoreMember(&v.Members[i])
