@@ -1,0 +1,321 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	// handshakeTimeout is how long a new connection may take for its first
+	// request.
+	handshakeTimeout = 10 * time.Second
+	// frameTimeout and frameRate bound how long a request may take to arrive once
+	// it has begun: a client that sends a byte a second is dropped.
+	frameTimeout = 30 * time.Second
+	frameRate    = 32 << 10 // bytes a second
+	// readBuffer is the buffer of a connection's reader: small requests come
+	// several to a read; large ones bypass it.
+	readBuffer = 4 << 10
+)
+
+// Reasons why the broker closes a connection.
+var (
+	errUnknownAPI = errors.New("unknown API key or version")
+	errDraining   = errors.New("the broker is stopping")
+)
+
+// client is what is known of the program at the other end.
+type client struct {
+	local  string // the address at which the connection arrived
+	remote string
+	// software is the name the client gave in ApiVersions. Only the answering
+	// goroutine of the connection uses it.
+	software string
+	// produce orders the produce requests of the connection; for its reader.
+	produce produceOrder
+}
+
+// host is the address the client connects from, without the port.
+func (c *client) host() string {
+	host, _, err := net.SplitHostPort(c.remote)
+	if err != nil {
+		return c.remote
+	}
+	return host
+}
+
+// conn is one client connection. Its reader decodes requests and puts them, as
+// calls, into a queue of bounded length; its answerer takes them in that order,
+// runs or finishes each, and writes the answer. So requests are answered in
+// order; produce requests, which begin while they are read, overlap.
+type conn struct {
+	node   *node
+	net    net.Conn
+	client *client
+	logger *slog.Logger
+	calls  chan *call
+
+	// ctx ends when the connection is given up.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	// draining: read nothing more, answer what was read.
+	draining chan struct{}
+	drain    func()
+}
+
+// call is a request on its way through a connection.
+type call struct {
+	request *request
+	finish  func(context.Context) (kmsg.Response, error) // of api.begin
+	charge  int64                                        // taken from node.budget
+	cost    int64                                        // taken from node.decoding
+	done    chan struct{}                                // closed when answered
+}
+
+func newConn(n *node, c net.Conn) *conn {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	draining := make(chan struct{})
+	return &conn{
+		node: n, net: c, ctx: ctx, cancel: cancel,
+		client:   &client{local: c.LocalAddr().String(), remote: c.RemoteAddr().String()},
+		logger:   n.logger.With("client", c.RemoteAddr().String()),
+		calls:    make(chan *call, n.settings.inFlight),
+		draining: draining,
+		drain:    sync.OnceFunc(func() { close(draining); c.SetReadDeadline(time.Unix(1, 0)) }),
+	}
+}
+
+// serve runs the connection until it ends. It returns when both goroutines have.
+func (c *conn) serve() {
+	defer c.net.Close()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		c.answer()
+	}()
+	err := c.read()
+	if !errors.Is(err, errDraining) {
+		c.cancel(err) // nobody is there to answer: give up long polls
+	}
+	close(c.calls)
+	<-answered
+	c.cancel(errDraining)
+	if !quiet(err) {
+		c.logger.Warn("closed a client connection", "err", err)
+	}
+}
+
+// quiet reports an end that is nobody's fault.
+func quiet(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errDraining) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.Canceled) || isReset(err)
+}
+
+// read is the reader goroutine.
+func (c *conn) read() (err error) {
+	defer c.recover(&err)
+	reader := bufio.NewReaderSize(c.net, readBuffer)
+	var ordered *call // the last request that later ones must not overtake
+	for wait := handshakeTimeout; ; wait = c.node.settings.idle {
+		next, err := c.readCall(reader, wait)
+		if err != nil {
+			return err
+		}
+		if next.request.api.begin == nil {
+			if next.request.api.stream == nil {
+				ordered = next
+			}
+		} else {
+			// Produce overtakes a long poll before it, nothing else: what a client
+			// sent earlier may have made the topic that it now writes to.
+			if ordered != nil && !c.wait(ordered.done) {
+				c.release(next)
+				return context.Cause(c.ctx)
+			}
+			ordered = nil
+			next.finish = next.request.api.begin(c.ctx, c.node, next.request)
+		}
+		select {
+		case c.calls <- next:
+		case <-c.ctx.Done():
+			c.abandon(next)
+			return context.Cause(c.ctx)
+		}
+	}
+}
+
+// wait waits for an earlier call, or the end of the connection.
+func (c *conn) wait(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-c.ctx.Done():
+		return false
+	}
+}
+
+// readCall reads and decodes one request. idle bounds the wait for its first
+// byte; 0 is no bound.
+func (c *conn) readCall(reader *bufio.Reader, idle time.Duration) (*call, error) {
+	if err := c.readBy(idle); err != nil {
+		return nil, err
+	}
+	var prefix [4]byte
+	if _, err := io.ReadFull(reader, prefix[:]); err != nil {
+		return nil, c.readError(err)
+	}
+	size, err := frameLength(prefix, c.node.settings.requestMaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	charge, err := c.node.budget.take(c.ctx, int64(size))
+	if err != nil {
+		return nil, err
+	}
+	next := &call{charge: charge, done: make(chan struct{})}
+	if err := c.readBody(reader, size, next); err != nil {
+		c.release(next)
+		return nil, err
+	}
+	return next, nil
+}
+
+// readBody reads and decodes what follows the length.
+func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
+	if err := c.readBy(frameTimeout + time.Duration(size/frameRate)*time.Second); err != nil {
+		return err
+	}
+	frame, err := readFrame(reader, size, func() {})
+	if err != nil {
+		return c.readError(err)
+	}
+	request, cost, err := decode(c.node.apis, frame)
+	if err != nil {
+		return err
+	}
+	request.client, request.at = c.client, c.node.now()
+	next.request = request
+	if cost > freeDecoding {
+		next.cost, err = c.node.decoding.take(c.ctx, cost)
+	}
+	return err
+}
+
+// freeDecoding is the decoding cost that is not accounted for.
+const freeDecoding = 16 << 10
+
+// readBy sets the deadline of the next read.
+func (c *conn) readBy(d time.Duration) error {
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	if err := c.net.SetReadDeadline(at); err != nil {
+		return c.readError(err)
+	}
+	select {
+	case <-c.draining: // which may have set its own deadline before ours
+		return errDraining
+	default:
+		return nil
+	}
+}
+
+// readError tells a stop of the broker from a failure of the connection.
+func (c *conn) readError(err error) error {
+	select {
+	case <-c.draining:
+		return errDraining
+	default:
+		return fmt.Errorf("read request: %w", err)
+	}
+}
+
+// answer is the answering goroutine.
+func (c *conn) answer() {
+	out := sink{conn: c.net, raw: newSendfiler(c.net, c.node.sendSlots)}
+	failed := false
+	for next := range c.calls {
+		if failed {
+			c.abandon(next)
+			continue
+		}
+		if err := c.answerCall(&out, next); err != nil {
+			failed = true
+			c.cancel(err)
+			c.net.Close() // wakes the reader, which ends the queue
+			if !quiet(err) {
+				c.logger.Warn("closed a client connection", "err", err)
+			}
+		}
+		c.release(next)
+	}
+}
+
+// abandon ends a call that nobody is there to answer; its goroutine is joined.
+func (c *conn) abandon(next *call) {
+	defer c.release(next)
+	if next.finish == nil {
+		return
+	}
+	var panicked error
+	defer c.recover(&panicked)
+	_, _ = next.finish(c.ctx)
+}
+
+// answerCall produces one answer and writes it.
+func (c *conn) answerCall(out *sink, next *call) (err error) {
+	defer c.recover(&err)
+	a, err := c.run(next)
+	if err != nil || a == nil {
+		return err
+	}
+	defer a.close()
+	return out.write(a)
+}
+
+// run executes or finishes a call. A nil answer is no answer.
+func (c *conn) run(next *call) (*answer, error) {
+	r := next.request
+	if r.api.stream != nil {
+		return r.api.stream(c.ctx, c.node, r)
+	}
+	var response kmsg.Response
+	var err error
+	if next.finish != nil {
+		response, err = next.finish(c.ctx)
+	} else {
+		response, err = r.api.handle(c.ctx, c.node, r)
+	}
+	if err != nil || response == nil {
+		return nil, err
+	}
+	return encode(r.header, response), nil
+}
+
+// release returns what a call holds and lets later ones pass.
+func (c *conn) release(next *call) {
+	c.node.budget.give(next.charge)
+	c.node.decoding.give(next.cost)
+	close(next.done)
+}
+
+// recover turns a panic of a handler into the end of this connection: a bug that
+// one request hits must not take the partitions of the node down with it.
+func (c *conn) recover(err *error) {
+	if p := recover(); p != nil {
+		c.logger.Error("a request handler panicked; its connection is closed", "panic", p, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("panic: %v", p)
+	}
+}
