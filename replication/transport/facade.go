@@ -208,16 +208,18 @@ func (f *Facade) Bind(instance Instance) {
 	if !f.bound.CompareAndSwap(nil, &instance) {
 		return
 	}
-	// The filter runs in raft's own goroutine, right after the change; nothing is
-	// ever sent to the observer.
-	instance.RegisterObserver(raft.NewObserver(nil, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.RaftState, raft.PeerObservation:
-			f.LeadershipChanged()
-		}
-		return false
-	}))
+	instance.RegisterObserver(raft.NewObserver(nil, false, f.observe))
 	f.LeadershipChanged()
+}
+
+// observe is the filter of our observer. It runs in raft's own goroutine, right
+// after the change; nothing is ever sent to the observer.
+func (f *Facade) observe(o *raft.Observation) bool {
+	switch o.Data.(type) {
+	case raft.RaftState, raft.PeerObservation:
+		f.LeadershipChanged()
+	}
+	return false
 }
 
 // instance is the raft instance, nil before Bind.
