@@ -73,7 +73,9 @@ func (s *shard) takeBatch() []*write {
 		n++
 	}
 	batch := s.queue[:n:n]
-	s.queue = s.queue[n:]
+	if s.queue = s.queue[n:]; len(s.queue) == 0 {
+		s.queue = nil
+	}
 	return batch
 }
 

@@ -27,8 +27,9 @@ type Config struct {
 	// Partitions returns the number of partitions of __consumer_offsets, 0 while
 	// the topic does not exist. It must be the same on every node. Required.
 	Partitions func() int32
-	// Topics looks up a topic by name in this node's copy of the metadata. Nil
-	// accepts every topic and partition.
+	// Topics looks up a topic by name in this node's copy of the metadata. It is
+	// called with locks held: it must not wait for anything that calls the
+	// Coordinator. Nil accepts every topic and partition.
 	Topics func(name string) (Topic, bool)
 	// Confirm, when set, is asked before committed positions are answered: it
 	// returns nil only if this node surely still leads the partition in term

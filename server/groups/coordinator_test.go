@@ -69,7 +69,9 @@ func TestCommitsShareAppends(t *testing.T) {
 		store.block()
 		codes := make(chan int16, 500)
 		for i := range int32(500) {
-			go func() { codes <- commitCode(c.Handle(t.Context(), commitRequest(fmt.Sprint("g", i%7), 5, i), ClientInfo{})) }()
+			go func() {
+				codes <- commitCode(c.Handle(t.Context(), commitRequest(fmt.Sprint("g", i%7), 5, i), ClientInfo{}))
+			}()
 		}
 		synctest.Wait()
 		store.unblock()
@@ -312,6 +314,66 @@ func TestNoPartition(t *testing.T) {
 	if resp := c.Handle(t.Context(), kmsg.NewPtrMetadataRequest(), ClientInfo{}); resp != nil {
 		t.Errorf("a request of another API is answered: %T", resp)
 	}
+}
+
+// TestSeveralPartitions spreads groups over partitions of which one is led
+// elsewhere and one still loads.
+func TestSeveralPartitions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, store := start(t, func(cfg *Config) { cfg.Partitions = func() int32 { return 3 } })
+		defer c.Close()
+		for partition := range int32(3) {
+			store.elect(partition, 1)
+			c.Lead(partition, 1)
+		}
+		synctest.Wait()
+		groups := []string{"a", "b", "c"} // hashes 97, 98, 99: partitions 1, 2, 0
+		fetch := kmsg.NewPtrOffsetFetchRequest()
+		fetch.Version = 8
+		for i, group := range groups {
+			if code := commitCode(c.Handle(t.Context(), commitRequest(group, int64(i), 0), ClientInfo{})); code != codeNone {
+				t.Errorf("commit %s: %s", group, codeName(code))
+			}
+			fetch.Groups = append(fetch.Groups, kmsg.OffsetFetchRequestGroup{Group: group})
+		}
+		list := func() string {
+			resp := c.Handle(t.Context(), kmsg.NewPtrListGroupsRequest(), ClientInfo{}).(*kmsg.ListGroupsResponse)
+			text := codeName(resp.ErrorCode)
+			for _, g := range resp.Groups {
+				text += " " + g.Group
+			}
+			return text
+		}
+		read := func() string {
+			text := ""
+			for _, g := range c.Handle(t.Context(), fetch, ClientInfo{}).(*kmsg.OffsetFetchResponse).Groups {
+				text += " " + g.Group + "=" + codeName(g.ErrorCode)
+				for _, topic := range g.Topics {
+					text += fmt.Sprintf(",%d", topic.Partitions[0].Offset)
+				}
+			}
+			return text
+		}
+		check := func(what, got, want string) {
+			t.Helper()
+			if got != want {
+				t.Errorf("%s: %s, want %s", what, got, want)
+			}
+		}
+		check("list", list(), "ok a b c")
+		check("read", read(), " a=ok,0 b=ok,1 c=ok,2")
+		c.Resign(1)
+		check("list without a's partition", list(), "ok b c")
+		check("read without a's partition", read(), " a=NOT_COORDINATOR b=ok,1 c=ok,2")
+		store.block()
+		store.elect(1, 2)
+		c.Lead(1, 2)
+		check("list while a's partition loads", list(), "COORDINATOR_LOAD_IN_PROGRESS b c")
+		check("read while a's partition loads", read(), " a=COORDINATOR_LOAD_IN_PROGRESS b=ok,1 c=ok,2")
+		store.unblock()
+		synctest.Wait()
+		check("read after", read(), " a=ok,0 b=ok,1 c=ok,2")
+	})
 }
 
 // TestClose ends everything that waits, and is idempotent.

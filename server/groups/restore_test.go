@@ -24,7 +24,10 @@ func TestRestore(t *testing.T) {
 		{"a leader that is no member", func(v *kmsg.GroupMetadataValue) { v.Leader = nullable("gone") }, Preparing, "m-1"},
 		{"no leader", func(v *kmsg.GroupMetadataValue) { v.Leader = nil }, Preparing, "m-1"},
 		{"no protocol", func(v *kmsg.GroupMetadataValue) { v.Protocol = nil }, Preparing, "m-1"},
-		{"too many members", func(v *kmsg.GroupMetadataValue) { v.Members = append(v.Members, v.Members[1]); v.Members[2].MemberID = "m-3" }, Preparing, "m-1"},
+		{"too many members", func(v *kmsg.GroupMetadataValue) {
+			v.Members = append(v.Members, v.Members[1])
+			v.Members[2].MemberID = "m-3"
+		}, Preparing, "m-1"},
 		{"version 0", func(v *kmsg.GroupMetadataValue) { v.Version = 0 }, Stable, "m-1"},
 		{"time-outs out of range", func(v *kmsg.GroupMetadataValue) {
 			v.Members[0].SessionTimeoutMillis, v.Members[0].RebalanceTimeoutMillis = -5, -5
