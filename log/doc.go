@@ -1,0 +1,81 @@
+// Package log is one replica's log of one partition: segments in order, and what
+// must be known about them in memory. The log of records that Kafka clients read
+// and the log of entries that raft replicates are the same files.
+//
+// # The folder
+//
+//	manifest                    the replica's identity, its segments, log start
+//	00000000000000000000.log    frames (package segment)
+//	00000000000000000000.idx    sparse index
+//	00000000000000000000.hdr    segment header; sealed when the segment is closed
+//	checkpoint                  the applied state: where the next start begins
+//	*.torn                      what an uncertain recovery cut
+//	*.tmp                       left by a crash, removed at the next start
+//
+// # The parts
+//
+//	options.go     Options, Identity, Base
+//	create.go      Create
+//	open.go        Open: the order of a start; recovery.go rebuilds the state
+//	log.go         Log, its locks, Close
+//	append.go      Begin, Stage, Commit: the end of the log
+//	roll.go        closing a segment and beginning the next
+//	truncate.go    CutFrom, and the cut on the disk
+//	entries.go     Entry, EntryInfo, the list of entries in memory
+//	lookup.go      Info and Payload, ReadEntries for replication
+//	apply.go       Apply, the high watermark, Subscribe
+//	producers.go   idempotent producers: judging and remembering
+//	read.go        Read for consumers; offsets.go finds offsets by time and term
+//	checkpoint.go  the applied state on disk; manifest.go the list of segments
+//	cache.go       TailCache; files.go FileCache and the open segments
+//
+// # Who calls what
+//
+// The end of the log (Begin to Commit or Abort, CutFrom) belongs to one goroutine
+// at a time: raft's main goroutine, in StoreLogs and DeleteRange. Apply belongs to
+// one goroutine at a time as well: raft's state machine. Everything else may be
+// called from anywhere at any time. There are no goroutines of its own.
+//
+// Locks, in the order in which they nest: Log.append (the end of the files),
+// Log.checkpointing, part.opening, Log.mu (what readers see; no I/O under it), and the locks
+// of FileCache, TailCache and segment.IndexFile inside.
+//
+// # Crash safety, operation by operation
+//
+// Append. Frames go behind the end in rounds of at most Options.RoundBytes (or one
+// larger frame, after the header file's round limit was raised durably), and each
+// round is synced before the next begins. Nothing is visible or acknowledged
+// before the last sync. A crash leaves a prefix of the frames; of the last round,
+// any sectors. Recovery cuts an incomplete end (package segment, Recover).
+//
+// Roll. Between two frames, and only if the segment holds a record:
+//  1. the index and the length of the old segment are made durable, then its
+//     header with the seal;
+//  2. the files of the new one are created, its header file made durable, then
+//     their names;
+//  3. the manifest that lists it replaces the old one;
+//  4. frames are written to it.
+//
+// After a crash in 1 or 2 the last listed segment is sealed, and is opened for
+// writing again; the files of the new one are not listed and hold nothing, and are
+// removed. An unlisted segment that holds data cannot come from a crash: that is
+// corruption, and nothing is removed.
+//
+// Cut. CutFrom only notes it: readers do not see the suffix any more, and the disk
+// still has it. The next Commit makes it before it writes: if the cut reaches into
+// an earlier segment, first the manifest that ends with that one and names the
+// others as dropped, then that segment's header without the seal; then the index
+// is cut and synced, then the file. So a crash leaves the old suffix, or a prefix
+// of it, or none of it, and then the new suffix or a part of it: never new frames
+// behind old ones. A cut suffix was never committed, so no consumer was sent it.
+//
+// Checkpoint. It names only what is applied, so committed, so synced here: frames
+// first, then the index, then the checkpoint, by rename.
+//
+// Create. All files first, the manifest last, then the names of the folders. A
+// folder without a manifest is not a replica.
+//
+// No space is met without damage: space is reserved before a round is written, and
+// what was written of a failed commit is cut back and synced. Any other write
+// error and every sync error is a FatalError, for ever.
+package log

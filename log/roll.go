@@ -1,0 +1,81 @@
+package log
+
+import (
+	"errors"
+
+	"github.com/millrace/millrace/segment"
+)
+
+// roll closes the segment being written and begins the next with entry n of an
+// append. The package comment has the order and what a crash leaves. After an
+// error the last segment may be closed and no other begun; makeCut opens it again.
+func (l *Log) roll(a *Append, n int) error {
+	header := l.nextHeader(a, n)
+	w := l.tail.writer
+	if err := w.Seal(); err != nil {
+		return l.fail("close segment", err)
+	}
+	old := l.tail.chain[len(l.tail.chain)-1]
+	l.mu.Lock()
+	old.header = slim(w.Header())
+	l.mu.Unlock()
+	old.sealed.Store(true)
+	l.files.release(l.tail.handle) // from now on it is closed when others are needed more
+	l.tail.writer, l.tail.handle = nil, nil
+
+	// A roll that failed before may have left files of this name; they are not listed.
+	if err := segment.Remove(l.options.FS, l.options.Dir, header.BaseOffset); err != nil {
+		return l.fail("begin segment", err)
+	}
+	next, err := segment.Create(l.options.FS, l.options.Dir, header)
+	if err != nil {
+		return l.fail("begin segment", err)
+	}
+	p := &part{base: header.BaseOffset, index: header.BaseIndex, header: header}
+	chain := append(l.tail.chain[:len(l.tail.chain):len(l.tail.chain)], p)
+	if err := l.list(chain, nil); err != nil {
+		return errors.Join(err, next.Close())
+	}
+	l.tail.chain, l.tail.dropped = chain, nil
+	l.tail.writer, l.tail.handle = next, l.files.adopt(p, next.Reader())
+	return nil
+}
+
+// list writes the manifest for a chain of segments.
+func (l *Log) list(chain []*part, dropped []segment.Offset) error {
+	m := &manifest{identity: l.identity, start: l.StartOffset(), dropped: dropped}
+	for _, p := range chain {
+		m.segments = append(m.segments, segmentRef{base: p.base, index: p.index})
+	}
+	if err := writeManifest(l.options.FS, l.options.Dir, m); err != nil {
+		return l.fail("list segments", err)
+	}
+	return nil
+}
+
+// nextHeader is the header of a segment that begins with entry n of an append: the
+// state as of the entry before, applied or not.
+func (l *Log) nextHeader(a *Append, n int) *segment.FileHeader {
+	end := l.tail.writer.End()
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	h := &segment.FileHeader{
+		Cluster: l.identity.Cluster, TopicID: l.identity.TopicID, Partition: l.identity.Partition,
+		BaseIndex: end.Index, BaseOffset: end.Offset, PrevTerm: end.Term, RoundLimit: l.options.RoundBytes,
+		Terms:     append([]segment.TermStart(nil), l.terms...),
+		Producers: l.producers.after(l.unappliedLocked(), a.entries[:n]),
+	}
+	for i := range a.entries[:n] {
+		h.Terms = startTerm(h.Terms, &a.entries[i], a.begun+segment.Index(i))
+	}
+	last, ok := l.configurationAtLocked(end.Index - 1)
+	for _, c := range a.configurations {
+		if c.index < end.Index {
+			last, ok = c, true
+		}
+	}
+	if ok {
+		h.Configuration, h.ConfigurationIndex = last.content, last.index
+	}
+	return h
+}
