@@ -111,8 +111,8 @@ func (g *group) restoreMember(v *kmsg.GroupMetadataValueMember) {
 		id: v.MemberID, instance: v.InstanceID, clientID: v.ClientID, host: v.ClientHost,
 		session:    min(max(session, cfg.MinSessionTimeout), cfg.MaxSessionTimeout),
 		rebalance:  rebalance,
-		protocols:  []protocol{{g.protocol, slices.Clone(v.Subscription)}},
-		assignment: slices.Clone(v.Assignment),
+		protocols:  []protocol{{g.protocol, v.Subscription}},
+		assignment: v.Assignment,
 	}
 	if m.rebalance <= 0 { // version 0 has none
 		m.rebalance = m.session

@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -91,7 +92,7 @@ func (img *image) applyGroup(key recordKey, r segment.Record) {
 	if r.Value == nil {
 		return
 	}
-	v, err := decodeGroup(r.Value)
+	v, err := decodeGroup(bytes.Clone(r.Value)) // what it returns is part of the bytes
 	if err != nil {
 		img.damaged++
 		return

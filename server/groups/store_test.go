@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -119,7 +120,11 @@ func (s *memStore) Load(ctx context.Context, partition int32, term segment.Term,
 		return ErrNotCoordinator
 	}
 	for _, r := range log {
-		if err := each(r); err != nil {
+		r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+		err := each(r)
+		clear(r.Key) // the buffer is used again
+		clear(r.Value)
+		if err != nil {
 			return err
 		}
 	}
