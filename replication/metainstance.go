@@ -1,0 +1,275 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
+)
+
+// metaInstance is one run of raft in the metadata group.
+type metaInstance struct {
+	id        raft.ServerID
+	raft      *raft.Raft
+	facade    *transport.Facade
+	stores    MetaStores
+	readyTerm atomic.Uint64 // the term in which this instance leads and has applied all that came before
+	stopped   chan struct{}
+	poke      chan struct{}  // capacity 1: a peer said something new
+	work      sync.WaitGroup // joined by stop
+
+	gate    sync.Mutex // guards closing against await
+	closing bool
+	futures sync.WaitGroup // waiters for raft's futures
+}
+
+// futureGrace bounds how long stop waits for raft to answer its futures. Raft
+// forgets a future if it stops between committing an entry and handing it to the
+// state machine.
+const futureGrace = time.Second
+
+// metaRaftConfig are the settings of the metadata group: ordinary snapshots.
+func (m *MetaGroup) metaRaftConfig(id raft.ServerID) *raft.Config {
+	config := raft.DefaultConfig()
+	config.LocalID = id
+	config.HeartbeatTimeout = m.config.Timings.Heartbeat
+	config.ElectionTimeout = m.config.Timings.Election
+	config.LeaderLeaseTimeout = m.config.Timings.Lease
+	config.CommitTimeout = m.config.Timings.Commit
+	config.SnapshotThreshold = m.config.SnapshotEntries
+	config.TrailingLogs = m.config.SnapshotEntries
+	config.ShutdownOnRemove = false
+	config.NoLegacyTelemetry = true
+	config.Logger = raftLogger(m.logger, "metadata", 0)
+	return config
+}
+
+// storeIdentity says whose the stores are. It is written before anything of raft,
+// so stores without it never took part.
+type storeIdentity struct {
+	Cluster     string    `json:"cluster"`
+	Node        int32     `json:"node"`
+	Incarnation hexNumber `json:"incarnation"`
+}
+
+// identityKey is where it is kept in the stable store.
+var identityKey = []byte("millrace/identity")
+
+func (m *MetaGroup) identity(cluster string) storeIdentity {
+	return storeIdentity{Cluster: cluster, Node: int32(m.node.ID()), Incarnation: hexNumber(m.node.Incarnation())}
+}
+
+// createStores makes empty stores for a cluster, durably. What may be there is
+// left over from a crash before this node became a member, and never took part.
+func (m *MetaGroup) createStores(cluster string) (MetaStores, error) {
+	fsys := m.config.FS
+	if err := fsys.RemoveAll(m.config.Dir); err != nil {
+		return nil, fmt.Errorf("clear the metadata folder: %w", err)
+	}
+	if err := fsys.MkdirAll(m.config.Dir); err != nil {
+		return nil, fmt.Errorf("make the metadata folder: %w", err)
+	}
+	if err := fsys.SyncDir(m.dataDir()); err != nil {
+		return nil, fmt.Errorf("make the metadata folder: %w", err)
+	}
+	stores, err := m.config.Stores(fsys, m.config.Dir)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(m.identity(cluster))
+	if err == nil {
+		err = stores.Set(identityKey, text)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("name the metadata store: %w", err), stores.Close())
+	}
+	return stores, nil
+}
+
+// openStores opens the stores of a member; errOtherDisk if they are not those
+// that this incarnation took part with.
+func (m *MetaGroup) openStores() (MetaStores, error) {
+	if _, err := m.config.FS.Stat(m.config.Dir); err != nil {
+		return nil, fmt.Errorf("%w: %s is lost: %w", errOtherDisk, m.config.Dir, err)
+	}
+	stores, err := m.config.Stores(m.config.FS, m.config.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var found storeIdentity
+	text, err := stores.Get(identityKey)
+	if err == nil {
+		err = json.Unmarshal(text, &found)
+	}
+	if want := m.identity(m.node.ClusterID()); err != nil || found != want {
+		lost := fmt.Errorf("%w: %s does not hold the metadata of %s", errOtherDisk, m.config.Dir, m.serverID())
+		return nil, errors.Join(lost, stores.Close())
+	}
+	return stores, nil
+}
+
+// startInstance runs raft on the stores, which it owns from here on.
+func (m *MetaGroup) startInstance(stores MetaStores) error {
+	id := m.serverID()
+	facade, err := transport.NewFacade(transport.FacadeConfig{LocalID: id, Network: m.config.Mux, Logger: m.logger})
+	if err != nil {
+		return errors.Join(err, stores.Close())
+	}
+	in := &metaInstance{id: id, facade: facade, stores: stores, stopped: make(chan struct{}), poke: make(chan struct{}, 1)}
+	machine := &metaMachine{group: m, state: metadata.NewState()}
+	in.raft, err = newRaft(m.metaRaftConfig(id), machine, stores, stores, stores.Snapshots(), facade)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the metadata group: %w", err), facade.Close(), stores.Close())
+	}
+	facade.Bind(in.raft)
+	m.mu.Lock()
+	closed := m.closed
+	if !closed {
+		m.instance = in
+	}
+	m.mu.Unlock()
+	if closed {
+		return errors.Join(ErrClosed, in.stop())
+	}
+	if err := m.config.Router.Register(facade); err != nil {
+		return err
+	}
+	in.work.Go(func() { m.watchLeadership(in) })
+	in.work.Go(func() { m.sayUp(in) })
+	return nil
+}
+
+// stopInstance stops raft if it runs.
+func (m *MetaGroup) stopInstance() error {
+	m.mu.Lock()
+	in := m.instance
+	m.instance = nil
+	m.mu.Unlock()
+	if in == nil {
+		return nil
+	}
+	return in.stop()
+}
+
+// stop ends the instance in the order of DESIGN 4.3 (g).
+func (in *metaInstance) stop() error {
+	in.gate.Lock()
+	in.closing = true
+	in.gate.Unlock()
+	close(in.stopped)
+	future := in.raft.Shutdown()
+	err := in.facade.Close()
+	err = errors.Join(err, future.Error())
+	in.work.Wait()
+	answered := make(chan struct{})
+	go func() {
+		in.futures.Wait()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-time.After(futureGrace):
+	}
+	return errors.Join(err, in.stores.Close())
+}
+
+// await waits for one of raft's futures, until ctx ends or the instance stops.
+func (in *metaInstance) await(ctx context.Context, future raft.Future) error {
+	done := make(chan error, 1)
+	in.gate.Lock()
+	if in.closing {
+		in.gate.Unlock()
+		return raft.ErrRaftShutdown
+	}
+	in.futures.Go(func() { done <- future.Error() })
+	in.gate.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-in.stopped:
+		return raft.ErrRaftShutdown
+	}
+}
+
+// leads reports whether the instance leads and has applied all that came before
+// its term, so that its view is at least every acknowledged change.
+func (in *metaInstance) leads() bool {
+	term := in.readyTerm.Load()
+	return term != 0 && in.raft.State() == raft.Leader && in.raft.CurrentTerm() == term
+}
+
+// metaMachine is raft's state machine over metadata.State.
+type metaMachine struct {
+	group  *MetaGroup
+	state  *metadata.State
+	failed atomic.Bool // a command could not be followed; nothing is applied any more
+}
+
+// metaAnswer is what Apply responds to the future.
+type metaAnswer struct {
+	result metadata.Result
+	err    error
+}
+
+var errMachineStopped = errors.New("the metadata could not be followed any further; the node stops")
+
+// Apply implements raft.FSM. A command that this program does not know ends the
+// node: the other replicas may have changed their state by it.
+func (f *metaMachine) Apply(entry *raft.Log) any {
+	if f.failed.Load() {
+		return metaAnswer{err: errMachineStopped}
+	}
+	result, err := f.state.Apply(entry.Index, entry.Data)
+	if err != nil {
+		f.failed.Store(true)
+		f.group.config.Fatal(fmt.Errorf("metadata group: %w", err))
+		return metaAnswer{err: err}
+	}
+	f.group.publish(f.state.View())
+	return metaAnswer{result: result}
+}
+
+// Snapshot implements raft.FSM.
+func (f *metaMachine) Snapshot() (raft.FSMSnapshot, error) {
+	if f.failed.Load() {
+		return nil, errMachineStopped
+	}
+	return metaSnapshot{f.state.View()}, nil
+}
+
+// Restore implements raft.FSM.
+func (f *metaMachine) Restore(from io.ReadCloser) error {
+	defer from.Close()
+	if err := f.state.Restore(from); err != nil {
+		f.failed.Store(true)
+		f.group.config.Fatal(fmt.Errorf("metadata group: %w", err))
+		return err
+	}
+	f.group.publish(f.state.View())
+	return nil
+}
+
+// metaSnapshot is one view, which never changes.
+type metaSnapshot struct{ view *metadata.View }
+
+// Persist implements raft.FSMSnapshot.
+func (s metaSnapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.view.WriteSnapshot(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (metaSnapshot) Release() {}

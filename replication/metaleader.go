@@ -1,0 +1,271 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
+)
+
+const (
+	// maxVoters is how many brokers vote in the metadata group; all others follow.
+	maxVoters = 5
+	// leaderInterval is how often the leader looks at its members, beside when the
+	// view or a peer changed.
+	leaderInterval = 100 * time.Millisecond
+	// memberTimeout bounds one change of the members.
+	memberTimeout = 5 * time.Second
+	// handOverTimeout bounds the search for a successor at a stop.
+	handOverTimeout = 500 * time.Millisecond
+)
+
+// watchLeadership does the leader's work whenever this instance leads.
+func (m *MetaGroup) watchLeadership(in *metaInstance) {
+	for {
+		select {
+		case <-in.stopped:
+			return
+		case leads := <-in.raft.LeaderCh():
+			if leads {
+				m.lead(in)
+			}
+		}
+	}
+}
+
+// lead works until the leadership of this term ends. The barrier comes first: the
+// state machine never sees raft's no-op, and until it has applied everything of
+// earlier terms this leader knows less than was acknowledged.
+func (m *MetaGroup) lead(in *metaInstance) {
+	term := in.raft.CurrentTerm()
+	if err := in.await(m.ctx, in.raft.Barrier(0)); err != nil || in.raft.CurrentTerm() != term {
+		return
+	}
+	in.readyTerm.Store(term)
+	defer in.readyTerm.CompareAndSwap(term, 0)
+	m.logger.Info("this node leads the metadata group", "term", term)
+	m.watchers.notify()
+	changed := make(chan struct{}, 1)
+	defer m.Watch(changed)()
+	defer m.config.Mux.WatchPeers(changed)()
+	tick := time.NewTicker(leaderInterval)
+	defer tick.Stop()
+	for in.leads() {
+		if err := m.leadOnce(in, term); err != nil {
+			m.logger.Debug("metadata leader", "term", term, "err", err)
+		}
+		select {
+		case <-in.stopped:
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// leadOnce takes the next step, if there is one.
+func (m *MetaGroup) leadOnce(in *metaInstance, term uint64) error {
+	ctx, cancel := context.WithTimeout(m.ctx, memberTimeout)
+	defer cancel()
+	view := m.View()
+	if view.ClusterID() == "" {
+		return m.nameCluster(ctx, in)
+	}
+	future := in.raft.GetConfiguration()
+	if err := in.await(ctx, future); err != nil {
+		return fmt.Errorf("read the members: %w", err)
+	}
+	members := groupMembers{
+		own: in.id, servers: future.Configuration().Servers, view: view, matches: in.facade.Matches(segment.Term(term)),
+		commit: segment.Index(in.raft.CommitIndex()), answers: m.answers,
+	}
+	step := members.next()
+	if step == nil {
+		return nil
+	}
+	m.logger.Info("metadata group: "+step.what, "server", step.id)
+	if err := in.await(ctx, step.run(in.raft, future.Index())); err != nil {
+		return fmt.Errorf("%s %s: %w", step.what, step.id, err)
+	}
+	return nil
+}
+
+// nameCluster writes the cluster's id as the first command. It was in node.json
+// before this group had a leader, so a crash in between names no other.
+func (m *MetaGroup) nameCluster(ctx context.Context, in *metaInstance) error {
+	command, err := metadata.EncodeCommand(metadata.Origin{}, &metadata.Found{ClusterID: m.node.ClusterID()})
+	if err != nil {
+		return err
+	}
+	result, err := m.apply(ctx, in, command)
+	if err != nil {
+		return fmt.Errorf("name the cluster: %w", err)
+	}
+	return result.Err()
+}
+
+// answers reports whether this very incarnation of a broker is connected.
+func (m *MetaGroup) answers(id raft.ServerID) bool {
+	node, incarnation, err := transport.ParseServerID(id)
+	if err != nil {
+		return false
+	}
+	if node == m.node.ID() {
+		return metadata.Incarnation(incarnation) == m.node.Incarnation()
+	}
+	status, ok := m.config.Mux.Status(node)
+	return ok && status.Up && uint64(status.Peer.Incarnation) == incarnation
+}
+
+// groupMembers is what the leader decides the next change of the members by. The
+// raft configuration is the fact, the registered brokers are the intent; one
+// change at a time leads from one to the other, and each can be repeated.
+type groupMembers struct {
+	own     raft.ServerID
+	servers []raft.Server // in order of the configuration
+	view    *metadata.View
+	matches map[raft.ServerID]transport.Match
+	commit  segment.Index
+	answers func(raft.ServerID) bool
+}
+
+// memberStep is one change.
+type memberStep struct {
+	what string
+	id   raft.ServerID
+	run  func(r *raft.Raft, previous uint64) raft.IndexFuture
+}
+
+// caughtUp: the server answers and holds all that is committed.
+func (g *groupMembers) caughtUp(id raft.ServerID) bool {
+	if id == g.own {
+		return true
+	}
+	match, ok := g.matches[id]
+	return ok && match.Index >= g.commit && g.answers(id)
+}
+
+// safe: with these voters, a majority is there and caught up.
+func (g *groupMembers) safe(voters []raft.ServerID) bool {
+	ready := 0
+	for _, id := range voters {
+		if g.caughtUp(id) {
+			ready++
+		}
+	}
+	return ready > len(voters)/2
+}
+
+// next is the change to make now, nil for none:
+// a broker that is no member becomes one without a vote, once it answers; a
+// member whose disk was replaced goes, when its successor is caught up; members
+// that are caught up get a vote, up to maxVoters.
+func (g *groupMembers) next() *memberStep {
+	present := map[raft.ServerID]bool{}
+	var voters []raft.ServerID
+	for _, s := range g.servers {
+		present[s.ID] = true
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, s.ID)
+		}
+	}
+	for b := range g.view.Brokers() {
+		if id := raft.ServerID(b.ServerID()); !present[id] && g.answers(id) {
+			return &memberStep{"taking in", id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
+				return r.AddNonvoter(id, raft.ServerAddress(id), previous, memberTimeout)
+			}}
+		}
+	}
+	if step := g.removal(voters); step != nil {
+		return step
+	}
+	return g.promotion(voters)
+}
+
+func (g *groupMembers) removal(voters []raft.ServerID) *memberStep {
+	for _, s := range g.servers {
+		node, incarnation, err := transport.ParseServerID(s.ID)
+		if err != nil || s.ID == g.own {
+			continue
+		}
+		successor, registered := g.view.Broker(node)
+		if !registered || uint64(successor.Incarnation) == incarnation {
+			continue
+		}
+		rest := without(voters, s.ID)
+		if s.Suffrage == raft.Voter && (!g.caughtUp(raft.ServerID(successor.ServerID())) || !g.safe(rest)) {
+			continue
+		}
+		id := s.ID
+		return &memberStep{"removing the replaced disk", id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
+			return r.RemoveServer(id, previous, memberTimeout)
+		}}
+	}
+	return nil
+}
+
+func (g *groupMembers) promotion(voters []raft.ServerID) *memberStep {
+	if len(voters) >= maxVoters {
+		return nil
+	}
+	for _, s := range g.servers {
+		id := s.ID
+		if s.Suffrage == raft.Voter || !g.registered(id) || !g.caughtUp(id) || !g.safe(append(without(voters, id), id)) {
+			continue
+		}
+		return &memberStep{"giving a vote to", id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
+			return r.AddVoter(id, raft.ServerAddress(id), previous, memberTimeout)
+		}}
+	}
+	return nil
+}
+
+func (g *groupMembers) registered(id raft.ServerID) bool {
+	node, _, err := transport.ParseServerID(id)
+	b, ok := g.view.Broker(node)
+	return err == nil && ok && raft.ServerID(b.ServerID()) == id
+}
+
+func without(ids []raft.ServerID, gone raft.ServerID) []raft.ServerID {
+	var rest []raft.ServerID
+	for _, id := range ids {
+		if id != gone {
+			rest = append(rest, id)
+		}
+	}
+	return rest
+}
+
+// handOver moves the leadership to a voter that holds everything, so that a
+// rolling restart costs no election time-out.
+func (m *MetaGroup) handOver() {
+	in := m.current()
+	if in == nil || in.raft.State() != raft.Leader {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, handOverTimeout)
+	defer cancel()
+	last := segment.Index(in.raft.LastIndex())
+	for _, s := range in.raft.GetConfiguration().Configuration().Servers {
+		match, ok := in.facade.Matches(segment.Term(in.raft.CurrentTerm()))[s.ID]
+		if s.ID == in.id || s.Suffrage != raft.Voter || !ok || match.Index < last || !m.answers(s.ID) {
+			continue
+		}
+		err := in.facade.RequestCampaign(ctx, s.ID)
+		if err == nil {
+			err = poll(ctx, func() bool { return in.raft.State() != raft.Leader })
+		}
+		if err == nil {
+			return
+		}
+		m.logger.Debug("metadata leadership stays until the stop", "successor", s.ID, "err", err)
+	}
+}
+
+var errNoMetaLeader = errors.New("the metadata group has no leader that this node knows")
