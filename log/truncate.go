@@ -46,13 +46,14 @@ func (l *Log) NoteCommitted(i segment.Index) {
 // cutLocked makes an unapplied entry the one behind the end.
 func (l *Log) cutLocked(first segment.Index) {
 	l.cuts++
-	l.end = l.appliedAt
+	end := l.appliedAt
 	if first > l.applied+1 {
 		before := l.entryLocked(first - 1)
-		l.end = place{
+		end = place{
 			part: before.part, position: before.position + int64(before.size), index: first, offset: before.next, term: before.term,
 		}
 	}
+	l.end = end
 	keep := l.entries[:first-l.firstEntry]
 	clear(l.entries[len(keep):])
 	l.entries = keep
