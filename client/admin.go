@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -215,7 +216,7 @@ func (a *Admin) Delete(ctx context.Context, names ...string) error {
 }
 
 func toTopic(d kadm.TopicDetail) Topic {
-	t := Topic{Name: d.Topic, ID: d.ID.String(), Internal: d.IsInternal}
+	t := Topic{Name: d.Topic, ID: base64.RawURLEncoding.EncodeToString(d.ID[:]), Internal: d.IsInternal}
 	for _, p := range d.Partitions.Sorted() {
 		t.Partitions = append(t.Partitions, Partition{
 			ID: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch, Replicas: p.Replicas, ISR: p.ISR,

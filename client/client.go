@@ -38,8 +38,8 @@ type Client struct {
 	subscriptions map[*Subscription]struct{} // open ones; closed with the client
 }
 
-// Open connects to a cluster by the addresses ("host:port") of some of its
-// brokers; the others are learnt from these. It returns once a broker has
+// Open connects to a cluster by the addresses ("host:port", the port is
+// 9092 if left out) of some of its brokers; the others are learnt from these. It returns once a broker has
 // answered. When none does within 5 seconds (or ctx's earlier deadline) the
 // error is an [*UnreachableError]; faulty options are reported all at once.
 func Open(ctx context.Context, addresses []string, options ...Option) (*Client, error) {

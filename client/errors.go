@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -54,12 +55,15 @@ type UnreachableError struct {
 // Error names addresses and cause in one line.
 func (e *UnreachableError) Error() string {
 	cause := e.Err.Error()
+	var number syscall.Errno
 	var op *net.OpError
 	switch {
 	case errors.Is(e.Err, context.DeadlineExceeded):
 		cause = "no answer in time"
+	case errors.As(e.Err, &number):
+		cause = number.Error()
 	case errors.As(e.Err, &op) && op.Err != nil:
-		cause = op.Op + ": " + op.Err.Error()
+		cause = op.Err.Error()
 	}
 	return fmt.Sprintf("no broker answered at %s: %s", strings.Join(e.Addresses, ", "), cause)
 }
@@ -89,9 +93,16 @@ func (e *KafkaError) Error() string {
 	about := ""
 	switch {
 	case e.Topic != "" && e.Partition >= 0:
-		about = fmt.Sprintf("topic %q partition %d: ", e.Topic, e.Partition)
+		about = fmt.Sprintf("topic %q partition %d", e.Topic, e.Partition)
 	case e.Topic != "":
-		about = fmt.Sprintf("topic %q: ", e.Topic)
+		about = fmt.Sprintf("topic %q", e.Topic)
+	}
+	k := kinds[e.Code]
+	switch {
+	case about != "" && k.says != "" && e.Message == standardText(e.Code):
+		return fmt.Sprintf("%s %s (%s)", about, k.says, e.Name)
+	case about != "":
+		about += ": "
 	}
 	return fmt.Sprintf("%s%s (%s)", about, strings.TrimSuffix(e.Message, "."), e.Name)
 }
@@ -109,6 +120,7 @@ func (e *KafkaError) Is(target error) bool {
 type kind struct {
 	sentinel error
 	hint     string
+	says     string // what is so about the topic, in better words than the protocol's
 }
 
 const (
@@ -121,37 +133,45 @@ const (
 
 // kinds has the codes for which there is a sentinel or something to advise.
 var kinds = map[int16]kind{
-	kerr.UnknownTopicOrPartition.Code:            {ErrUnknownTopic, hintTopics},
-	kerr.UnknownTopicID.Code:                     {ErrUnknownTopic, hintTopics},
-	kerr.TopicAlreadyExists.Code:                 {ErrTopicExists, hintTopics},
-	kerr.InvalidTopicException.Code:              {ErrInvalidTopic, "a name has 1 to 249 letters, digits, '.', '_' or '-'"},
-	kerr.InvalidPartitions.Code:                  {ErrInvalidTopic, "give one partition or more"},
-	kerr.InvalidReplicationFactor.Code:           {ErrInvalidTopic, "no more replicas than brokers; see: millrace cluster info"},
-	kerr.InvalidConfig.Code:                      {ErrInvalidTopic, ""},
-	kerr.TopicAuthorizationFailed.Code:           {ErrDenied, hintCredentials},
-	kerr.GroupAuthorizationFailed.Code:           {ErrDenied, hintCredentials},
-	kerr.ClusterAuthorizationFailed.Code:         {ErrDenied, hintCredentials},
-	kerr.SaslAuthenticationFailed.Code:           {ErrDenied, hintCredentials},
-	kerr.UnsupportedSaslMechanism.Code:           {ErrDenied, hintCredentials},
-	kerr.GroupIDNotFound.Code:                    {ErrUnknownGroup, hintGroups},
-	kerr.NonEmptyGroup.Code:                      {ErrGroupInUse, hintMembers},
-	kerr.GroupSubscribedToTopic.Code:             {ErrGroupInUse, hintMembers},
-	kerr.OffsetOutOfRange.Code:                   {ErrOffsetOutOfRange, "see the range with: millrace topic describe"},
-	kerr.MessageTooLarge.Code:                    {ErrRecordTooLarge, "raise the topic's max.message.bytes, or send smaller records"},
-	kerr.RecordListTooLarge.Code:                 {ErrRecordTooLarge, "send smaller batches"},
-	kerr.IllegalGeneration.Code:                  {ErrLostPartitions, ""},
-	kerr.UnknownMemberID.Code:                    {ErrLostPartitions, ""},
-	kerr.RebalanceInProgress.Code:                {ErrLostPartitions, ""},
-	kerr.StaleMemberEpoch.Code:                   {ErrLostPartitions, ""},
-	kerr.FencedInstanceID.Code:                   {ErrFenced, "two members use one group instance id"},
-	kerr.InvalidProducerEpoch.Code:               {ErrFenced, "two producers use one transactional id"},
-	kerr.ProducerFenced.Code:                     {ErrFenced, "two producers use one transactional id"},
-	kerr.NotEnoughReplicas.Code:                  {nil, hintQuorum},
-	kerr.NotEnoughReplicasAfterAppend.Code:       {nil, hintQuorum},
-	kerr.LeaderNotAvailable.Code:                 {nil, hintQuorum},
-	kerr.KafkaStorageError.Code:                  {nil, "a broker's disk is full or damaged; see its log"},
-	kerr.CoordinatorNotAvailable.Code:            {nil, hintQuorum},
-	kerr.TransactionalIDAuthorizationFailed.Code: {ErrDenied, hintCredentials},
+	kerr.UnknownTopicOrPartition.Code:            {ErrUnknownTopic, hintTopics, "does not exist"},
+	kerr.UnknownTopicID.Code:                     {ErrUnknownTopic, hintTopics, "does not exist any more"},
+	kerr.TopicAlreadyExists.Code:                 {ErrTopicExists, hintTopics, "exists already"},
+	kerr.InvalidTopicException.Code:              {ErrInvalidTopic, "a name has 1 to 249 letters, digits, '.', '_' or '-'", ""},
+	kerr.InvalidPartitions.Code:                  {ErrInvalidTopic, "give one partition or more", ""},
+	kerr.InvalidReplicationFactor.Code:           {ErrInvalidTopic, "no more replicas than brokers; see: millrace cluster info", ""},
+	kerr.InvalidConfig.Code:                      {ErrInvalidTopic, "", ""},
+	kerr.TopicAuthorizationFailed.Code:           {ErrDenied, hintCredentials, ""},
+	kerr.GroupAuthorizationFailed.Code:           {ErrDenied, hintCredentials, ""},
+	kerr.ClusterAuthorizationFailed.Code:         {ErrDenied, hintCredentials, ""},
+	kerr.SaslAuthenticationFailed.Code:           {ErrDenied, hintCredentials, ""},
+	kerr.UnsupportedSaslMechanism.Code:           {ErrDenied, hintCredentials, ""},
+	kerr.GroupIDNotFound.Code:                    {ErrUnknownGroup, hintGroups, ""},
+	kerr.NonEmptyGroup.Code:                      {ErrGroupInUse, hintMembers, ""},
+	kerr.GroupSubscribedToTopic.Code:             {ErrGroupInUse, hintMembers, ""},
+	kerr.OffsetOutOfRange.Code:                   {ErrOffsetOutOfRange, "see the range with: millrace topic describe", ""},
+	kerr.MessageTooLarge.Code:                    {ErrRecordTooLarge, "raise the topic's max.message.bytes, or send smaller records", ""},
+	kerr.RecordListTooLarge.Code:                 {ErrRecordTooLarge, "send smaller batches", ""},
+	kerr.IllegalGeneration.Code:                  {ErrLostPartitions, "", ""},
+	kerr.UnknownMemberID.Code:                    {ErrLostPartitions, "", ""},
+	kerr.RebalanceInProgress.Code:                {ErrLostPartitions, "", ""},
+	kerr.StaleMemberEpoch.Code:                   {ErrLostPartitions, "", ""},
+	kerr.FencedInstanceID.Code:                   {ErrFenced, "two members use one group instance id", ""},
+	kerr.InvalidProducerEpoch.Code:               {ErrFenced, "two producers use one transactional id", ""},
+	kerr.ProducerFenced.Code:                     {ErrFenced, "two producers use one transactional id", ""},
+	kerr.NotEnoughReplicas.Code:                  {nil, hintQuorum, ""},
+	kerr.NotEnoughReplicasAfterAppend.Code:       {nil, hintQuorum, ""},
+	kerr.LeaderNotAvailable.Code:                 {nil, hintQuorum, ""},
+	kerr.KafkaStorageError.Code:                  {nil, "a broker's disk is full or damaged; see its log", ""},
+	kerr.CoordinatorNotAvailable.Code:            {nil, hintQuorum, ""},
+	kerr.TransactionalIDAuthorizationFailed.Code: {ErrDenied, hintCredentials, ""},
+}
+
+// standardText is the protocol's description of a code.
+func standardText(code int16) string {
+	if k := kerr.TypedErrorForCode(code); k != nil {
+		return k.Description
+	}
+	return ""
 }
 
 // Hint says what a person could do about an error of this package; empty if
@@ -208,3 +228,8 @@ func withMessage(err error, message, topic string) error {
 	}
 	return converted
 }
+
+// Typed gives an error of franz-go's clients (see [Client.Kgo] and [Admin.Kadm])
+// the types of this package: a broker's answer becomes a [*KafkaError]. Other
+// errors, and nil, stay as they are.
+func Typed(err error) error { return convert(err, "", -1) }

@@ -4,7 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -77,7 +77,7 @@ func (c *config) validate() error {
 		faults = append(faults, errors.New("no broker address"))
 	}
 	for _, a := range c.addresses {
-		if _, _, err := net.SplitHostPort(a); err != nil {
+		if a == "" || strings.ContainsAny(a, " \t\n/") {
 			faults = append(faults, fmt.Errorf("broker address %q is not host:port", a))
 		}
 	}

@@ -2,10 +2,12 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // Position is a place in every partition of a topic. The zero value is the start.
@@ -104,16 +106,44 @@ func resolve(ctx context.Context, adm *kadm.Client, p Position, within map[topic
 // listed flattens an answer to ListOffsets; any partition's error fails it.
 func listed(answer kadm.ListedOffsets, err error) (map[topicPartition]int64, error) {
 	if err != nil {
-		return nil, fmt.Errorf("list offsets: %w", convert(err, "", -1))
+		return nil, convert(err, "", -1)
 	}
 	offsets := map[topicPartition]int64{}
 	for topic, partitions := range answer {
 		for partition, l := range partitions {
 			if l.Err != nil {
-				return nil, fmt.Errorf("list offsets: %w", convert(l.Err, topic, partition))
+				return nil, convert(l.Err, topic, listedPartition(l))
 			}
 			offsets[topicPartition{topic, partition}] = l.Offset
 		}
+	}
+	return offsets, nil
+}
+
+// listedPartition is the partition that an error is about: -1 when the topic as a
+// whole could not be asked for.
+func listedPartition(l kadm.ListedOffset) int32 {
+	if errors.Is(l.Err, kerr.UnknownTopicOrPartition) {
+		return -1
+	}
+	return l.Partition
+}
+
+// Offsets resolves a position to an offset of each partition of a topic as it is
+// now. A topic that does not exist is an error that matches [ErrUnknownTopic].
+func (c *Client) Offsets(ctx context.Context, topic string, p Position) (map[int32]int64, error) {
+	adm := kadm.NewClient(c.kgo)
+	within, err := listBounds(ctx, adm, []string{topic})
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	resolved, err := resolve(ctx, adm, p, within, []string{topic})
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	offsets := make(map[int32]int64, len(resolved))
+	for tp, offset := range resolved {
+		offsets[tp.partition] = offset
 	}
 	return offsets, nil
 }

@@ -173,12 +173,7 @@ func (c *Client) plan(ctx context.Context, cfg *subscribeConfig, s *Subscription
 	if s.horizon != nil {
 		s.horizon.assign(from)
 	}
-	opts = append(opts, kgo.ConsumePartitions(kgoOffsets(from)))
-	if len(cfg.partitions) == 0 && cfg.until == nil {
-		// Partitions that are added later are read from their start.
-		opts = append(opts, kgo.ConsumeTopics(cfg.topics...), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
-	}
-	return opts, nil
+	return append(opts, kgo.ConsumePartitions(kgoOffsets(from))), nil
 }
 
 // selected leaves what the options ask for; what does not exist is an error.

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -18,6 +20,9 @@ import (
 // rebalance, less those of partitions that went away.
 const pollRecords = 1000
 
+// growthInterval is the pause between two looks for new partitions.
+const growthInterval = 30 * time.Second
+
 // Subscription reads topics; [Client.Subscribe] makes one. Records may be ranged
 // over once. Finish, Commit and Close may be called from inside the loop and from
 // other goroutines.
@@ -26,6 +31,8 @@ type Subscription struct {
 	kgo     *kgo.Client
 	config  subscribeConfig
 	horizon *horizon // nil: the loop has no end of its own
+
+	growthInterval time.Duration
 
 	// turn is held by the loop while its body works on a record, and by the
 	// callback of a rebalance that takes partitions away: so a partition never
@@ -47,10 +54,11 @@ type Subscription struct {
 func newSubscription(c *Client, cfg subscribeConfig) *Subscription {
 	return &Subscription{
 		client: c, config: cfg,
-		turn:    make(chan struct{}, 1),
-		closing: make(chan struct{}),
-		ended:   make(chan struct{}),
-		owned:   map[topicPartition]struct{}{},
+		growthInterval: growthInterval,
+		turn:           make(chan struct{}, 1),
+		closing:        make(chan struct{}),
+		ended:          make(chan struct{}),
+		owned:          map[topicPartition]struct{}{},
 	}
 }
 
@@ -74,6 +82,8 @@ func (s *Subscription) Records(ctx context.Context) iter.Seq2[*Record, error] {
 		defer cancel()
 		if s.horizon != nil {
 			waker.Go(func() { cancelWhenDone(polling, cancel, s.horizon.done) })
+		} else if s.config.group == "" && len(s.config.partitions) == 0 {
+			waker.Go(func() { s.watchGrowth(polling, s.growthInterval) })
 		}
 		for !s.finished() {
 			if err := ctx.Err(); err != nil {
@@ -84,6 +94,42 @@ func (s *Subscription) Records(ctx context.Context) iter.Seq2[*Record, error] {
 				return
 			}
 		}
+	}
+}
+
+// watchGrowth adds partitions that a topic gets while it is read, from their
+// start. In a group the group does that.
+func (s *Subscription) watchGrowth(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.grow(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// grow looks once. What cannot be asked now is asked at the next tick.
+func (s *Subscription) grow(ctx context.Context) {
+	details, err := kadm.NewClient(s.kgo).ListTopics(ctx, s.config.topics...)
+	if err != nil {
+		return
+	}
+	added := map[topicPartition]int64{}
+	s.mu.Lock()
+	details.EachPartition(func(p kadm.PartitionDetail) {
+		tp := topicPartition{p.Topic, p.Partition}
+		if _, ok := s.owned[tp]; !ok && p.Err == nil {
+			s.owned[tp] = struct{}{}
+			added[tp] = 0
+		}
+	})
+	s.mu.Unlock()
+	if len(added) > 0 {
+		s.kgo.AddConsumePartitions(kgoOffsets(added))
 	}
 }
 

@@ -1,0 +1,127 @@
+// Cluster keeps three Millrace brokers on this machine: the program behind make
+// cluster, make cluster-down and make cluster-clean. Data, logs and process ids
+// are in one folder.
+//
+//	go run ./cmd/cluster [-millrace bin/millrace] [-dir .cluster] up|down|clean
+//
+// Up starts what does not run yet and keeps all data; down stops gracefully;
+// clean stops and removes the data.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/cmd/internal/localcluster"
+)
+
+// stopTimeout bounds how long a broker may take to stop gracefully.
+const stopTimeout = 30 * time.Second
+
+func main() {
+	binary := flag.String("millrace", "bin/millrace", "the millrace `executable`")
+	dir := flag.String("dir", ".cluster", "the `folder` of the cluster")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *binary, *dir, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, binary, dir string, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("say one of up, down and clean")
+	}
+	binary, err := filepath.Abs(binary)
+	if err != nil {
+		return fmt.Errorf("executable: %w", err)
+	}
+	if args[0] != "up" {
+		if _, err := os.Stat(dir); err != nil {
+			fmt.Printf("there is no cluster in %s\n", dir)
+			return nil
+		}
+	}
+	c, err := localcluster.New(localcluster.Config{
+		Binary: binary, Dir: dir, Ports: localcluster.StandardPorts(), Detached: true,
+	})
+	if err != nil {
+		return err
+	}
+	switch args[0] {
+	case "up":
+		return up(ctx, c, dir)
+	case "down":
+		return down(ctx, c)
+	case "clean":
+		if err := down(ctx, c); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove data: %w", err)
+		}
+		fmt.Printf("removed %s\n", dir)
+		return nil
+	}
+	return fmt.Errorf("%q is none of up, down and clean", args[0])
+}
+
+func up(ctx context.Context, c *localcluster.Cluster, dir string) error {
+	var ran [8]bool
+	for n := 1; n <= c.Nodes(); n++ {
+		ran[n] = c.Running(n)
+	}
+	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	fmt.Println("NODE  KAFKA            HTTP             PROCESS  STATE")
+	for n := 1; n <= c.Nodes(); n++ {
+		state := "started"
+		if ran[n] {
+			state = "ran already"
+		}
+		fmt.Printf("%4d  %-15s  %-15s  %7d  %s\n", n, c.Addrs()[n-1], c.HTTPAddr(n), c.Pid(n), state)
+	}
+	fmt.Printf(`
+Data and logs are under %s. Try:
+
+  bin/millrace cluster info
+  bin/millrace topic create orders -p 6
+  echo hello | bin/millrace produce orders
+  bin/millrace consume orders -e
+  make cluster-down     stops the brokers, data stays
+  make cluster-clean    removes the data
+`, dir)
+	return nil
+}
+
+func down(ctx context.Context, c *localcluster.Cluster) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	// All are told first: brokers that go together need not hand leadership on.
+	results := make(chan error, c.Nodes())
+	for n := 1; n <= c.Nodes(); n++ {
+		go func() {
+			was, err := c.StopDetached(ctx, n)
+			if was && err == nil {
+				fmt.Printf("stopped broker %d\n", n)
+			}
+			results <- err
+		}()
+	}
+	var first error
+	for range c.Nodes() {
+		if err := <-results; err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

@@ -1,0 +1,270 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/millrace/millrace/client"
+)
+
+// Environment is all that a command gets from outside.
+type Environment struct {
+	// Context ends the command like SIGTERM does.
+	Context context.Context
+	// In, Out and Err are the standard streams.
+	In       io.Reader
+	Out, Err io.Writer
+	// Terminal is true when In is a terminal, so that somebody can answer.
+	Terminal bool
+	// Environ are the environment variables, as from os.Environ.
+	Environ []string
+	// Now is the wall clock.
+	Now func() time.Time
+	// Notify asks for signals to be sent to the channel, as signal.Notify does.
+	Notify func(chan<- os.Signal, ...os.Signal)
+}
+
+// System is the process's own environment.
+func System() Environment {
+	return Environment{
+		Context: context.Background(),
+		In:      os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		Terminal: term.IsTerminal(int(os.Stdin.Fd())),
+		Environ:  os.Environ(),
+		Now:      time.Now,
+		Notify:   signal.Notify,
+	}
+}
+
+// app is one run of the command line: the environment and the global flags.
+type app struct {
+	Environment
+	brokers []string
+	format  string
+	timeout time.Duration
+	config  string
+
+	settings *settings // where each value came from; set before a command runs
+}
+
+// errInterrupted is the cause of the context when SIGINT came.
+var errInterrupted = errors.New("interrupted")
+
+// errTerminated is the cause of the context when SIGTERM came.
+var errTerminated = errors.New("terminated")
+
+// Main runs one command line, without the program's name, and gives its exit
+// code. The first SIGINT or SIGTERM cancels the command's context, the second
+// gives up on it at once.
+func Main(args []string, env Environment) int {
+	a := &app{Environment: env}
+	ctx, cancel := context.WithCancelCause(env.Context)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 2)
+	if env.Notify != nil {
+		env.Notify(signals, os.Interrupt, syscall.SIGTERM)
+		defer signal.Stop(signals)
+	}
+	result := make(chan int, 1)
+	go func() {
+		root := newRootCmd(a)
+		root.SetArgs(args)
+		result <- a.report(ctx, root.ExecuteContext(ctx))
+	}()
+	stopping := false
+	for {
+		select {
+		case code := <-result:
+			return code
+		case s := <-signals:
+			if stopping {
+				return exitInterrupted // the process ends with whatever hangs
+			}
+			stopping = true
+			cause := errTerminated
+			if s == os.Interrupt {
+				cause = errInterrupted
+			}
+			cancel(cause)
+		}
+	}
+}
+
+const rootExample = `  millrace server                                   a complete single node
+  millrace topic create orders -p 6
+  echo hello | millrace produce orders
+  millrace consume orders -e`
+
+func newRootCmd(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "millrace",
+		Short:         "An append-only, distributed event log that speaks the Kafka protocol",
+		Example:       rootExample,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          runGroup,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return a.prepare(cmd)
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	root.SetFlagErrorFunc(flagError)
+	flags := root.PersistentFlags()
+	flags.StringSliceVarP(&a.brokers, "brokers", "b", []string{"127.0.0.1:9092"}, "addresses of some brokers, separated by commas")
+	flags.StringVar(&a.format, "format", "text", "output: text, json or yaml")
+	flags.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long to wait for the cluster")
+	flags.StringVar(&a.config, "config", "", "YAML file with a key for each flag")
+	root.AddCommand(
+		newServerCmd(a), newTopicCmd(a), newProduceCmd(a), newConsumeCmd(a),
+		newGroupCmd(a), newClusterCmd(a), newVersionCmd(a),
+	)
+	for _, c := range allCommands(root) {
+		c.DisableFlagsInUseLine = true
+	}
+	return root
+}
+
+// prepare fills in what the command line left out and checks the global flags.
+func (a *app) prepare(cmd *cobra.Command) error {
+	s, err := a.loadSettings(cmd)
+	if err != nil {
+		return err
+	}
+	a.settings = s
+	if !slices.Contains([]string{"text", "json", "yaml"}, a.format) {
+		asked := a.format
+		a.format = "text"
+		return usagef("--format %q is not one of text, json and yaml", asked).withHint(nearest(asked, []string{"text", "json", "yaml"}))
+	}
+	if a.timeout <= 0 {
+		return usagef("--timeout must be more than 0")
+	}
+	return nil
+}
+
+// runGroup is for commands that only hold others: it shows their help, or says
+// that there is no such command.
+func runGroup(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	e := usagef("unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := nearest(args[0], names); near != "" {
+		return e.withHint(near)
+	}
+	return e.withHint("see: " + cmd.CommandPath() + " --help")
+}
+
+// flagError makes errors of flags usage errors, with the flag that was meant.
+func flagError(cmd *cobra.Command, err error) error {
+	e := usagef("%s", err)
+	unknown, ok := strings.CutPrefix(err.Error(), "unknown flag: --")
+	if !ok {
+		return e.withHint("see: " + cmd.CommandPath() + " --help")
+	}
+	near := nearest(unknown, flagNames(cmd))
+	if near == "" {
+		return e.withHint("see: " + cmd.CommandPath() + " --help")
+	}
+	return e.withHint(strings.Replace(near, `"`, `"--`, 1))
+}
+
+// exactly wraps the check for a number of arguments.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef("%s takes %s, got %d arguments", cmd.CommandPath(), what, len(args)).
+				withHint("usage: " + cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+func atLeastOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef("%s needs %s", cmd.CommandPath(), what).withHint("usage: " + cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// open connects; a dead address is known after at most five seconds.
+func (a *app) open(ctx context.Context, options ...client.Option) (*client.Client, error) {
+	limited, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	options = append([]client.Option{client.WithClientID("millrace-cli")}, options...)
+	c, err := client.Open(limited, a.brokers, options...)
+	if err != nil && !errors.Is(err, client.ErrUnreachable) && ctx.Err() == nil && !isTyped(err) {
+		return nil, usagef("%s", err)
+	}
+	return c, err
+}
+
+// isTyped reports whether the error came from a cluster, not from bad options.
+func isTyped(err error) bool {
+	var answered *client.KafkaError
+	return errors.As(err, &answered)
+}
+
+// request runs f with a client and the time that --timeout gives.
+func (a *app) request(ctx context.Context, f func(context.Context, *client.Client) error) error {
+	c, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	limited, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	return f(limited, c)
+}
+
+// confirm asks whether to do what was just shown. Without a terminal nobody can
+// answer, so -y is needed.
+func (a *app) confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !a.Terminal {
+		return usagef("this needs a confirmation and standard input is not a terminal").withHint("add -y to do it, --dry-run to only see it")
+	}
+	fmt.Fprintf(a.Err, "%s [y/N] ", question)
+	var answer string
+	fmt.Fscanln(a.In, &answer)
+	if answer = strings.ToLower(answer); answer == "y" || answer == "yes" {
+		return nil
+	}
+	return errDeclined
+}
+
+// errDeclined is returned when the answer was no.
+var errDeclined = errors.New("not confirmed, nothing was changed")
+
+func allCommands(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		all = append(all, allCommands(sub)...)
+	}
+	return all
+}

@@ -1,0 +1,233 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/client"
+)
+
+// maxLine bounds a line of input, and so a value.
+const maxLine = 64 << 20
+
+type produceOptions struct {
+	app       *app
+	topic     string
+	key       string
+	keyGiven  bool
+	partition int32
+	codec     string
+	layout    string
+	headers   []string
+}
+
+func newProduceCmd(a *app) *cobra.Command {
+	o := produceOptions{app: a}
+	c := &cobra.Command{
+		Use:   "produce TOPIC [-k KEY] [-p PARTITION] [-z CODEC] [-f FORMAT]",
+		Short: "Produce records from standard input, one a line",
+		Long: `Produce records from standard input, one a line, and wait until all are durable.
+
+-f is a layout: %v value, %k key, %v{3} three bytes, \n and \t, ...; or json: what
+consume -f json writes (topic, partition and offset in it are ignored).`,
+		Example: `  echo hello | millrace produce orders -k customer-7
+  millrace produce orders -f '%k\t%v\n' < orders.tsv
+  millrace consume orders -e -f json | millrace produce copy -f json`,
+		Args: exactly(1, "the name of a topic"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.topic = args[0]
+			o.keyGiven = cmd.Flags().Changed("key")
+			if !cmd.Flags().Changed("partition") {
+				o.partition = -1
+			} else if o.partition < 0 {
+				return usagef("-p %d is no partition", o.partition)
+			}
+			return o.run(cmd.Context())
+		},
+	}
+	flags := c.Flags()
+	flags.StringVarP(&o.key, "key", "k", "", "the key of every record")
+	flags.Int32VarP(&o.partition, "partition", "p", 0, "the partition (default: by key, or any)")
+	flags.StringVarP(&o.codec, "compression", "z", string(client.Zstd), "none, gzip, snappy, lz4 or zstd")
+	flags.StringVarP(&o.layout, "layout", "f", `%v\n`, "how to read records, or json")
+	flags.StringArrayVarP(&o.headers, "header", "H", nil, "a header key:value of every record, repeatable")
+	return c
+}
+
+func (o *produceOptions) run(ctx context.Context) error {
+	layout, err := recordLayout(o.app, o.layout)
+	if err != nil {
+		return err
+	}
+	read, err := recordReader(o.app.In, layout)
+	if err != nil {
+		return err
+	}
+	headers, err := parseHeaders(o.headers)
+	if err != nil {
+		return err
+	}
+	options := []client.Option{
+		client.WithCompression(client.Codec(o.codec)),
+		client.WithKgo(kgo.RecordDeliveryTimeout(o.app.timeout)),
+	}
+	if o.partition >= 0 {
+		options = append(options, client.WithKgo(kgo.RecordPartitioner(kgo.ManualPartitioner())))
+	}
+	c, err := o.app.open(ctx, options...)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := o.checkTopic(ctx, c); err != nil {
+		return err
+	}
+	p := production{client: c}
+	err = p.all(ctx, func() (*client.Record, error) {
+		r, err := read()
+		if err != nil {
+			return nil, err
+		}
+		r.Topic, r.Partition = o.topic, o.partition
+		if o.keyGiven {
+			r.Key = []byte(o.key)
+		}
+		r.Headers = append(r.Headers, headers...)
+		return r, nil
+	})
+	fmt.Fprintf(o.app.Err, "produced %d records\n", p.acknowledged)
+	return err
+}
+
+// checkTopic says what is wrong before anything is read: the protocol's own
+// answer to a wrong name takes seconds of retries.
+func (o *produceOptions) checkTopic(ctx context.Context, c *client.Client) error {
+	limited, cancel := context.WithTimeout(ctx, o.app.timeout)
+	defer cancel()
+	topic, err := c.Admin().Describe(limited, o.topic)
+	if err != nil {
+		return aboutTopic(limited, c, o.topic, err)
+	}
+	if int(o.partition) >= len(topic.Partitions) {
+		return &hinted{
+			fmt.Errorf("topic %q has no partition %d", o.topic, o.partition),
+			fmt.Sprintf("it has %d partitions, counted from 0", len(topic.Partitions)),
+		}
+	}
+	return nil
+}
+
+// production sends records and counts what became of them.
+type production struct {
+	client *client.Client
+
+	mu           sync.Mutex
+	acknowledged int64
+	failed       int64
+	first        error
+}
+
+// all produces until next gives io.EOF or anything fails.
+func (p *production) all(ctx context.Context, next func() (*client.Record, error)) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var inputErr error
+	for n := 1; ctx.Err() == nil; n++ {
+		r, err := next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			inputErr = fmt.Errorf("input record %d: %w", n, err)
+			break
+		}
+		p.client.ProduceAsync(ctx, r, func(_ *client.Record, err error) { p.done(err, stop) })
+	}
+	flushErr := p.client.Flush(context.WithoutCancel(ctx)) // bounded by the delivery time-out
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.first != nil {
+		return fmt.Errorf("%d records were not acknowledged: %w", p.failed, p.first)
+	}
+	return errors.Join(inputErr, flushErr, ctx.Err())
+}
+
+func (p *production) done(err error, stop func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		p.acknowledged++
+		return
+	}
+	p.failed++
+	if p.first == nil {
+		p.first = err
+		stop()
+	}
+}
+
+// recordReader gives the function that reads the next record, io.EOF at the end.
+func recordReader(in io.Reader, layout string) (func() (*client.Record, error), error) {
+	switch layout {
+	case "json":
+		decoder := json.NewDecoder(in)
+		return func() (*client.Record, error) {
+			var j recordJSON
+			if err := decoder.Decode(&j); err != nil {
+				return nil, err
+			}
+			return j.record()
+		}, nil
+	case `%v\n`, "%v\n":
+		lines := bufio.NewScanner(in)
+		lines.Buffer(make([]byte, 64<<10), maxLine)
+		lines.Split(splitLines)
+		return func() (*client.Record, error) {
+			if !lines.Scan() {
+				if err := lines.Err(); err != nil {
+					return nil, err
+				}
+				return nil, io.EOF
+			}
+			return &client.Record{Value: bytes.Clone(lines.Bytes())}, nil
+		}, nil
+	}
+	reader, err := kgo.NewRecordReader(in, layout)
+	if err != nil {
+		return nil, usagef("-f %q: %s", layout, err)
+	}
+	return reader.ReadRecord, nil
+}
+
+// splitLines is bufio.ScanLines that leaves a carriage return alone.
+func splitLines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return len(data), data, nil
+	}
+	return 0, nil, nil
+}
+
+func parseHeaders(texts []string) ([]client.Header, error) {
+	headers := make([]client.Header, 0, len(texts))
+	for _, text := range texts {
+		key, value, ok := strings.Cut(text, ":")
+		if !ok {
+			return nil, usagef("-H %q is not key:value", text)
+		}
+		headers = append(headers, client.Header{Key: key, Value: []byte(value)})
+	}
+	return headers, nil
+}
