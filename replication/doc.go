@@ -1,0 +1,52 @@
+// Package replication makes one node's part of a cluster: it runs a raft group
+// for each partition of which the node has a replica, on the partition's own log,
+// and the metadata group that all brokers share.
+//
+// # What is where
+//
+//	host.go reconcile.go replicas.go   the node: makes, opens and removes replicas as the metadata says
+//	partition.go instance.go           one replica, and one run of raft for it
+//	proposal.go queue.go guard.go      a batch on its way into the log, and the checks where its order is known
+//	logstore.go snapshotstore.go
+//	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
+//	leaders.go gossip.go groupup.go    who leads what, told from node to node
+//	transfer.go                        moving leadership
+//	node.go metagroup.go metastore.go
+//	founding.go join.go forward.go     the data folder's identity and the metadata group
+//
+// Package transport carries raft's messages, package metadata is the replicated
+// state machine of the cluster.
+//
+// # A batch's way
+//
+// Partition.Propose puts a checked batch into the partition's queue. One
+// goroutine drains the queue into raft.Apply, so the order of calls is the order
+// of the log. Raft gathers entries and calls logStore.StoreLogs, the only place
+// where the order is known: there each batch is judged (guard.go), stamped with
+// its term and offset or replaced by a void, written and synced. The followers'
+// logs take the same bytes. When a majority holds it, raft applies it: the high
+// watermark moves, and the proposal resolves.
+//
+// # What raft is not allowed to do
+//
+// hashicorp/raft trims its log after snapshots, installs snapshots over a
+// replica, reads whole logs at start and takes an accepted Apply for a known
+// position. Here the log is the data, so: DeleteRange cuts suffixes only and
+// nothing that is committed; there are no snapshots, only the checkpoint at which
+// NewRaft starts; an append that failed poisons the instance, because raft's own
+// idea of its last entry is wrong from then on, and a new instance is started.
+//
+// # Which replica may speak
+//
+// A replica has an incarnation, 64 random bits, which its folder, the vote file
+// and the metadata must all name. One of them missing or different means that it
+// forgot what it voted for or acknowledged: it is kept, reported and stays out
+// of its group. A folder that the metadata does not know is set aside, never
+// deleted; only a delete record removes data.
+//
+// # Lock order
+//
+// Partition.mu and the queue's lock are leaves: neither is held while raft, the
+// log or the transport is called. Raft's goroutines call logStore, fsm and the
+// transport; what these call must never wait for raft (Shutdown waits for them).
+package replication

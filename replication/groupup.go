@@ -1,0 +1,136 @@
+package replication
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
+)
+
+// "Group up" (DESIGN 4.3 i). After each start of its instance a replica tells
+// its peers that it is there, how far its log goes, and whether it knows a
+// leader. Two things follow: calls that a leader's transport held for it go on
+// at once, and when a majority is up and nobody knows a leader (a new group, a
+// restarted cluster) the longest log campaigns, ties in replica order, without
+// waiting for raft's election time-out.
+
+// upPeers is what a partition's peers last said of themselves, for as long as
+// they are connected.
+type upPeers struct {
+	mu       sync.Mutex
+	statuses map[raft.ServerID]transport.GroupUp
+}
+
+// heard records a peer's status and says whether it was news.
+func (u *upPeers) heard(s transport.GroupUp) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.statuses == nil {
+		u.statuses = map[raft.ServerID]transport.GroupUp{}
+	}
+	if u.statuses[s.Replica] == s {
+		return false
+	}
+	u.statuses[s.Replica] = s
+	return true
+}
+
+// gone forgets a peer that is no longer connected.
+func (u *upPeers) gone(id raft.ServerID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.statuses, id)
+}
+
+// shouldCampaign decides for the replica own of a group with these members, in
+// preference order: a majority is up, nobody knows a leader, and no log among
+// them is longer, or equally long and preferred.
+func (u *upPeers) shouldCampaign(own transport.GroupUp, members []raft.ServerID) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if own.Leader != "" {
+		return false
+	}
+	up, before := 0, true // before: members ahead of own in the order
+	for _, id := range members {
+		if id == own.Replica {
+			up++
+			before = false
+			continue
+		}
+		peer, known := u.statuses[id]
+		if !known {
+			continue
+		}
+		up++
+		if peer.Leader != "" || longer(peer, own) || before && !longer(own, peer) {
+			return false
+		}
+	}
+	return !before && up > len(members)/2
+}
+
+// longer reports that a's log is ahead of b's, as an election would judge it
+// (section 5.4.1 of the Raft paper).
+func longer(a, b transport.GroupUp) bool {
+	if a.LastTerm != b.LastTerm {
+		return a.LastTerm > b.LastTerm
+	}
+	return a.LastIndex > b.LastIndex
+}
+
+// status is this replica's own line, absent while it has no instance.
+func (p *Partition) status() (transport.GroupUp, bool) {
+	in := p.current()
+	if in == nil {
+		return transport.GroupUp{}, false
+	}
+	_, leader := in.raft.LeaderWithID()
+	return transport.GroupUp{
+		Group:     p.group,
+		Replica:   p.local,
+		LastTerm:  p.log.LastTerm(),
+		LastIndex: p.log.LastIndex(),
+		Term:      segment.Term(in.raft.CurrentTerm()),
+		Leader:    leader,
+	}, true
+}
+
+// peerUp takes a peer's status and campaigns if it is this replica's turn. True
+// says that it was news, so that the peer should hear of this replica too.
+func (p *Partition) peerUp(s transport.GroupUp) bool {
+	news := p.peers.heard(s)
+	p.campaignIfFirst()
+	return news
+}
+
+// campaignTimeout bounds how long raft may take to begin an election.
+const campaignTimeout = 5 * time.Second
+
+// campaignIfFirst starts an election at once if this replica is the one to win
+// it. A single voter is always the one.
+func (p *Partition) campaignIfFirst() {
+	own, running := p.status()
+	in := p.current()
+	if !running || in == nil || !p.peers.shouldCampaign(own, p.members()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), campaignTimeout)
+	defer cancel()
+	if err := in.facade.Campaign(ctx); err != nil {
+		p.logger.Debug("no election started", "topic", p.topic, "partition", p.group.Partition, "err", err)
+	}
+}
+
+// members are the raft ids of all replicas, in preference order.
+func (p *Partition) members() []raft.ServerID {
+	ids := make([]raft.ServerID, len(p.replicas))
+	for i, r := range p.replicas {
+		ids[i] = transport.ServerID(r.Node, r.Incarnation)
+	}
+	return ids
+}

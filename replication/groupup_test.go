@@ -1,0 +1,110 @@
+package replication
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
+)
+
+func TestWhoCampaigns(t *testing.T) {
+	members := []raft.ServerID{"1/a", "2/b", "3/c"}
+	at := func(id raft.ServerID, term segment.Term, index segment.Index) transport.GroupUp {
+		return transport.GroupUp{Replica: id, LastTerm: term, LastIndex: index}
+	}
+	led := func(s transport.GroupUp) transport.GroupUp {
+		s.Leader = "9/z"
+		return s
+	}
+	for name, row := range map[string]struct {
+		own     transport.GroupUp
+		peers   []transport.GroupUp
+		members []raft.ServerID
+		want    bool
+	}{
+		"alone of three":              {at("1/a", 1, 1), nil, members, false},
+		"single voter":                {at("1/a", 1, 1), nil, members[:1], true},
+		"preferred of two equals":     {at("1/a", 1, 1), []transport.GroupUp{at("2/b", 1, 1)}, members, true},
+		"second of two equals":        {at("2/b", 1, 1), []transport.GroupUp{at("1/a", 1, 1)}, members, false},
+		"second with the longer log":  {at("2/b", 1, 2), []transport.GroupUp{at("1/a", 1, 1)}, members, true},
+		"a higher term beats length":  {at("2/b", 2, 1), []transport.GroupUp{at("1/a", 1, 9)}, members, true},
+		"a peer knows a leader":       {at("1/a", 1, 9), []transport.GroupUp{led(at("2/b", 1, 1))}, members, false},
+		"it knows a leader itself":    {led(at("1/a", 1, 9)), []transport.GroupUp{at("2/b", 1, 1)}, members, false},
+		"third is longer than first":  {at("1/a", 1, 1), []transport.GroupUp{at("3/c", 1, 2)}, members, false},
+		"not a member":                {at("9/x", 5, 5), []transport.GroupUp{at("1/a", 1, 1), at("2/b", 1, 1)}, members, false},
+		"a stranger does not count":   {at("1/a", 1, 1), []transport.GroupUp{at("9/x", 1, 1)}, members, false},
+		"last in order, shortest two": {at("3/c", 3, 3), []transport.GroupUp{at("1/a", 2, 9), at("2/b", 3, 2)}, members, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var up upPeers
+			for _, s := range row.peers {
+				up.heard(s)
+			}
+			if got := up.shouldCampaign(row.own, row.members); got != row.want {
+				t.Errorf("shouldCampaign: %v, want %v", got, row.want)
+			}
+		})
+	}
+}
+
+func TestPeerThatWentAwayDoesNotCount(t *testing.T) {
+	var up upPeers
+	up.heard(transport.GroupUp{Replica: "2/b", LastTerm: 1, LastIndex: 1})
+	up.gone("2/b")
+	if up.shouldCampaign(transport.GroupUp{Replica: "1/a", LastTerm: 1, LastIndex: 1}, []raft.ServerID{"1/a", "2/b", "3/c"}) {
+		t.Error("one of three that are up campaigned")
+	}
+}
+
+func TestReportsSurviveTheWire(t *testing.T) {
+	want := []leaderReport{
+		{transport.GroupID{Topic: segment.TopicID{1}, Partition: 3}, LeaderInfo{Node: 2, Term: 7, InSync: []metadata.NodeID{1, 2}}},
+		{transport.GroupID{Partition: 1}, LeaderInfo{Node: NoLeader, Term: 1}},
+	}
+	got, err := decodeReports(encodeReports(want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(leaderReport{})); d != "" {
+		t.Error(d)
+	}
+}
+
+func FuzzDecodeReports(f *testing.F) {
+	f.Add(encodeReports([]leaderReport{{info: LeaderInfo{Node: 1, InSync: []metadata.NodeID{1}}}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		reports, err := decodeReports(b)
+		if err == nil && string(encodeReports(reports)) != string(b) {
+			t.Error("decoded and encoded again, the bytes differ")
+		}
+	})
+}
+
+func TestHighestTermLeads(t *testing.T) {
+	table := newLeaderTable()
+	group := transport.GroupID{Partition: 1}
+	for i, row := range []struct {
+		info LeaderInfo
+		news bool
+		want metadata.NodeID
+	}{
+		{LeaderInfo{Node: 1, Term: 3}, true, 1},
+		{LeaderInfo{Node: 1, Term: 3}, false, 1},
+		{LeaderInfo{Node: 2, Term: 2}, false, 1},
+		{LeaderInfo{Node: NoLeader, Term: 3}, true, NoLeader},
+		{LeaderInfo{Node: 2, Term: 4}, true, 2},
+		{LeaderInfo{Node: NoLeader, Term: 3}, false, 2},
+		{LeaderInfo{Node: 2, Term: 4, InSync: []metadata.NodeID{2}}, true, 2},
+	} {
+		if got := table.learn(group, row.info); got != row.news {
+			t.Errorf("report %d was news: %v, want %v", i, got, row.news)
+		}
+		if info, _ := table.get(group); info.Node != row.want {
+			t.Errorf("after report %d node %d leads, want %d", i, info.Node, row.want)
+		}
+	}
+}

@@ -1,0 +1,305 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/log"
+	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
+)
+
+// Leadership is what this node knows of its own role in a partition.
+type Leadership struct {
+	// Leader: raft leads here. Batches may be proposed.
+	Leader bool
+	// Ready: the no-op of Term is applied, so the high watermark holds everything
+	// that was ever acknowledged. Only a ready leader may answer reads.
+	Ready bool
+	// Term is the term of the leadership; the Kafka leader epoch.
+	Term segment.Term
+}
+
+// partitionConfig is what a partition needs of its node.
+type partitionConfig struct {
+	group     transport.GroupID
+	topic     string
+	local     raft.ServerID      // this replica
+	replicas  []metadata.Replica // in preference order
+	log       *log.Log           // owned by the partition from here on
+	stable    raft.StableStore   // term and vote of this group
+	timings   Timings            // of raft
+	logger    *slog.Logger
+	facade    func() (*transport.Facade, error) // a new transport for each instance
+	register  func(*transport.Facade) error     // lets it take part
+	fatal     func(error)                       // the disk can no longer be trusted
+	announce  func(*Partition)                  // leadership or in-sync set may have changed
+	restarted func(*Partition)                  // a new instance runs: the peers should hear "group up"
+}
+
+// Partition is this node's replica of one partition. All methods may be called
+// concurrently.
+type Partition struct {
+	partitionConfig
+	queue     *queue
+	peers     upPeers
+	proposals *proposalTable
+
+	hold sync.Mutex // held by drain for each proposal, and by a transfer throughout
+
+	mu       sync.Mutex // guards instance and restarts; never held while raft is called
+	instance *instance
+	closed   bool
+
+	leadership atomic.Pointer[Leadership]
+	failure    atomic.Pointer[error]
+
+	stop     chan struct{}
+	drained  chan struct{} // closed when the drainer has ended
+	restarts sync.WaitGroup
+}
+
+// startPartition runs the replica whose log is open. On an error the log is
+// closed.
+func startPartition(config partitionConfig) (*Partition, error) {
+	p := &Partition{
+		partitionConfig: config,
+		queue:           newQueue(),
+		proposals:       newProposalTable(),
+		stop:            make(chan struct{}),
+		drained:         make(chan struct{}),
+	}
+	p.leadership.Store(&Leadership{})
+	in, err := p.newInstance()
+	if err != nil {
+		return nil, errors.Join(err, p.log.Close())
+	}
+	p.run(in)
+	go p.drain()
+	return p, nil
+}
+
+// run makes a new instance the current one, unless the partition was closed
+// meanwhile; an append that failed before now found no instance to replace.
+func (p *Partition) run(in *instance) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		in.close()
+		return
+	}
+	p.instance = in
+	p.mu.Unlock()
+	if err := in.failure.Load(); err != nil {
+		p.poisoned(*err)
+	}
+}
+
+// Log is the partition's log. Reading it beyond what Leadership allows is the
+// caller's mistake.
+func (p *Partition) Log() *log.Log { return p.log }
+
+// Topic is the name of the topic, ID its group.
+func (p *Partition) Topic() string { return p.topic }
+
+// ID names the partition in the cluster.
+func (p *Partition) ID() transport.GroupID { return p.group }
+
+// Leadership is this node's role now.
+func (p *Partition) Leadership() Leadership { return *p.leadership.Load() }
+
+// Failed says why the replica is out of its group, nil while it takes part.
+func (p *Partition) Failed() error {
+	if err := p.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Propose offers a batch to the log. The partition owns frame from here on; it
+// must have passed segment.Check, or have been built by this process. Propose
+// waits for room in the queue until ctx ends, in the order of the calls; batches
+// enter the log in that order too. It never fails: the proposal says what came
+// of the batch.
+func (p *Partition) Propose(ctx context.Context, frame []byte, guard Guard) *Proposal {
+	if !p.Leadership().Leader {
+		return failedProposal(ErrNotLeader)
+	}
+	header, err := segment.DecodeHeader(frame)
+	if err != nil {
+		return failedProposal(err)
+	}
+	proposal := newProposal(frame, header, guard)
+	if err := p.queue.add(ctx, proposal); err != nil {
+		proposal.resolve(Result{}, err)
+	}
+	return proposal
+}
+
+// drain hands queued proposals to raft, one after the other: concurrent callers
+// of Apply would lose the order.
+func (p *Partition) drain() {
+	defer close(p.drained)
+	for {
+		select {
+		case <-p.stop:
+			p.refuse(p.queue.drain())
+			return
+		case <-p.queue.wake:
+		}
+		for _, proposal := range p.queue.drain() {
+			p.hold.Lock()
+			p.hand(proposal)
+			p.hold.Unlock()
+		}
+	}
+}
+
+// hand gives one proposal to the running instance.
+func (p *Partition) hand(proposal *Proposal) {
+	p.mu.Lock()
+	in := p.instance
+	entered := in != nil && in.enter()
+	p.mu.Unlock()
+	if !entered {
+		p.refuse([]*Proposal{proposal})
+		return
+	}
+	defer in.leave()
+	in.apply(proposal)
+}
+
+// refuse answers proposals that no instance will ever see.
+func (p *Partition) refuse(proposals []*Proposal) {
+	for _, proposal := range proposals {
+		p.settle(proposal, Result{}, ErrNotLeader)
+	}
+}
+
+// settle resolves a proposal and gives its room in the queue back, if StoreLogs
+// has not done that.
+func (p *Partition) settle(proposal *Proposal, result Result, err error) {
+	if proposal.handle != 0 && p.proposals.take(proposal.handle) != nil || proposal.handle == 0 {
+		p.queue.release(len(proposal.frame))
+	}
+	proposal.resolve(result, err)
+}
+
+// lead records a change of role and tells the node.
+func (p *Partition) lead(l Leadership) {
+	if *p.leadership.Load() == l {
+		return
+	}
+	p.leadership.Store(&l)
+	p.announce(p)
+}
+
+// fail takes the replica out of its group for good.
+func (p *Partition) fail(err error) {
+	if p.failure.CompareAndSwap(nil, &err) {
+		p.logger.Error("replica stopped: it is out of its group until an operator looks at it",
+			"topic", p.topic, "partition", p.group.Partition, "err", err)
+	}
+	p.replaceInstance(nil)
+}
+
+// restartDelay is how long a replica waits after an append that failed for lack
+// of space before it tries again.
+const restartDelay = time.Second
+
+// replaceInstance stops the running raft instance from a goroutine of its own
+// (raft's own goroutines call this and must not wait for themselves) and starts
+// a new one on the log as it is unless cause is nil.
+func (p *Partition) replaceInstance(cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.instance
+	if p.closed || old == nil {
+		return
+	}
+	p.instance = nil
+	p.lead(Leadership{})
+	p.restarts.Add(1)
+	go func() {
+		defer p.restarts.Done()
+		old.close()
+		if cause != nil {
+			p.startAgain(cause)
+		}
+	}()
+}
+
+func (p *Partition) startAgain(cause error) {
+	p.logger.Warn("replica starts again after a failed append",
+		"topic", p.topic, "partition", p.group.Partition, "err", cause)
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-time.After(restartDelay):
+		}
+		in, err := p.newInstance()
+		if err != nil {
+			p.logger.Error("replica could not start again", "topic", p.topic,
+				"partition", p.group.Partition, "err", err)
+			continue
+		}
+		p.run(in)
+		p.restarted(p)
+		return
+	}
+}
+
+// poisoned is called by StoreLogs, on raft's main goroutine, when an append
+// failed.
+func (p *Partition) poisoned(err error) {
+	var fatal *log.FatalError
+	switch {
+	case errors.As(err, &fatal):
+		p.fatal(err)
+		p.replaceInstance(nil)
+	case errors.Is(err, log.ErrNoSpace):
+		p.replaceInstance(err)
+	default:
+		// Entries that do not fit this log: another history, or our own bug.
+		// Guessing would diverge.
+		p.fail(err)
+	}
+}
+
+// current is the running instance, nil between two.
+func (p *Partition) current() *instance {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.instance
+}
+
+// Close stops the replica and closes its log. Proposals that were not answered
+// are unknown.
+func (p *Partition) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	in := p.instance
+	p.mu.Unlock()
+
+	p.queue.close(ErrClosed)
+	close(p.stop)
+	if in != nil {
+		in.close()
+	}
+	<-p.drained
+	p.restarts.Wait()
+	p.lead(Leadership{})
+	return p.log.Close()
+}

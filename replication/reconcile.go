@@ -1,0 +1,434 @@
+package replication
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/log"
+	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
+)
+
+// Errors that keep a replica out of its group. Nothing is deleted for them.
+var (
+	// ErrLostReplica: the metadata says that this node has the replica, and the
+	// folder or the vote record is not there, or belongs to another incarnation.
+	// Such a replica forgot what it acknowledged or voted for, and must not speak
+	// for its old self (DESIGN 4.4).
+	ErrLostReplica = errors.New("the replica's folder or vote record is lost")
+	// ErrReplacedDisk: the metadata group found this disk to be an old copy.
+	ErrReplacedDisk = errors.New("the data folder is no longer the broker it was")
+	// ErrUncertainEnd: the end of the replica's log was cut at a place where a
+	// torn write and a rotten disk cannot be told apart (DESIGN 3, class b).
+	ErrUncertainEnd = errors.New("the end of the log was damaged and cut")
+)
+
+// assignment is one replica that the metadata gives this node.
+type assignment struct {
+	topic     *metadata.Topic
+	partition int32
+	replica   metadata.Replica
+}
+
+func (a assignment) group() transport.GroupID {
+	return transport.GroupID{Topic: a.topic.ID, Partition: a.partition}
+}
+
+// dir is the replica's folder: topics/TOPIC/PARTITION-TOPICID.
+func (h *Host) dir(a assignment) string {
+	return filepath.Join(h.topicsDir(), a.topic.Name, fmt.Sprintf("%d-%s", a.partition, a.topic.ID))
+}
+
+func (h *Host) topicsDir() string { return filepath.Join(h.config.DataDir, "topics") }
+
+// reconcileLoop drives what this node has toward what the metadata says.
+func (h *Host) reconcileLoop() {
+	defer h.workers.Done()
+	changed := make(chan struct{}, 1)
+	defer h.meta.Watch(changed)()
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-h.stop:
+			return
+		case <-changed:
+		case <-h.poke:
+		case <-retry.C:
+		}
+		if err := h.reconcile(h.meta.View()); err != nil {
+			h.logger.Error("replicas do not match the metadata yet", "err", err)
+			retry.Reset(reconcileRetry)
+		}
+	}
+}
+
+// reconcileRetry is how long to wait after a replica could not be made or
+// removed (no space, for example).
+const reconcileRetry = time.Second
+
+// reconcile makes, opens and removes replicas. It is called by one goroutine.
+func (h *Host) reconcile(view *metadata.View) error {
+	if registered, err := h.registered(view); err != nil || !registered {
+		return err
+	}
+	created, opened := h.missing(view)
+	if err := h.create(created); err != nil {
+		return err
+	}
+	h.open(slices.Concat(opened, created))
+	if !h.caughtUp.Load() {
+		return nil
+	}
+	if err := h.removeDeleted(view); err != nil {
+		return err
+	}
+	select {
+	case <-h.settled:
+		return nil
+	default:
+	}
+	if err := h.setUnknownAside(view); err != nil {
+		return fmt.Errorf("set unknown folders aside: %w", err)
+	}
+	close(h.settled)
+	return nil
+}
+
+// registered reports whether this start of this disk is known to the metadata
+// group. Before that no replica may speak: the disk may be an old copy that has
+// forgotten votes and acknowledgements, which only the registered start counter
+// tells (DESIGN 5). A disk that turns out to be another one while its replicas
+// run ends the process, because they spoke for the old one.
+func (h *Host) registered(view *metadata.View) (bool, error) {
+	own := h.node.Incarnation()
+	if h.speaking != 0 && h.speaking != own {
+		h.fatal(fmt.Errorf("%w: it was incarnation %s and is now %s: start the broker again", ErrReplacedDisk, h.speaking, own))
+		return false, ErrReplacedDisk
+	}
+	if h.speaking == own {
+		return true, nil
+	}
+	broker, ok := view.Broker(h.node.ID())
+	if !ok || broker.Incarnation != own || broker.Start < h.node.Starts() {
+		return false, nil
+	}
+	h.speaking = own
+	return true, nil
+}
+
+// missing lists the assignments that have no partition yet: those of records
+// above the node's metadata index are new; of the others the replica must exist.
+func (h *Host) missing(view *metadata.View) (created, opened []assignment) {
+	known := h.node.MetadataIndex()
+	topics := slices.SortedFunc(view.Topics(), func(a, b *metadata.Topic) int { return cmp.Compare(a.Index, b.Index) })
+	for _, topic := range topics {
+		for i, p := range topic.Partitions {
+			for _, replica := range p.Replicas {
+				a := assignment{topic, int32(i), replica}
+				if replica.Node != h.node.ID() || h.has(a.group()) {
+					continue
+				}
+				if topic.Index > known && replica.NodeIncarnation == h.node.Incarnation() {
+					created = append(created, a)
+				} else {
+					opened = append(opened, a)
+				}
+			}
+		}
+	}
+	return created, opened
+}
+
+// create makes new replicas. The order matters: folder and vote record are
+// durable before the node's metadata index passes the topic's record, and that
+// index is durable before the replica votes or acknowledges for the first time.
+// So a crash in between leaves a half-made replica above the index, which is
+// made anew, and below the index a missing one is known to be lost.
+func (h *Host) create(created []assignment) error {
+	if len(created) == 0 {
+		return nil
+	}
+	var highest uint64
+	errs := parallel(created, func(a assignment) error { return h.createReplica(a) })
+	for i, a := range created {
+		if errs[i] != nil {
+			return fmt.Errorf("create replica %s/%d: %w", a.topic.Name, a.partition, errs[i])
+		}
+		highest = max(highest, a.topic.Index)
+	}
+	if err := h.node.RaiseMetadataIndex(highest); err != nil {
+		return fmt.Errorf("record that replicas exist: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) createReplica(a assignment) error {
+	dir := h.dir(a)
+	if err := h.config.FS.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := h.makeTopicDir(a); err != nil {
+		return err
+	}
+	l, err := log.Create(h.logOptions(a))
+	if err != nil {
+		return err
+	}
+	if err := h.votes.Register(a.group(), a.replica.Incarnation); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return errors.Join(bootstrap(l, h.votes.Group(a.group()), a), l.Close())
+}
+
+// makeTopicDir makes topics/TOPIC durable.
+func (h *Host) makeTopicDir(a assignment) error {
+	dir := filepath.Dir(h.dir(a))
+	if err := h.config.FS.MkdirAll(dir); err != nil {
+		return err
+	}
+	if err := h.config.FS.SyncDir(h.topicsDir()); err != nil {
+		return err
+	}
+	return h.config.FS.SyncDir(h.config.DataDir)
+}
+
+// bootstrap writes the group's first entry, the same on every replica, so that
+// each of them can win the first election. The term is above the last one
+// announced for an older topic of the same name, so that clients that know no
+// topic ids do not take the new leader for a stale one.
+func bootstrap(l *log.Log, stable raft.StableStore, a assignment) error {
+	var members raft.Configuration
+	for _, r := range a.topic.Partitions[a.partition].Replicas {
+		id := transport.ServerID(r.Node, r.Incarnation)
+		members.Servers = append(members.Servers, raft.Server{
+			Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(id)})
+	}
+	if err := stable.SetUint64([]byte("CurrentTerm"), max(1, a.topic.StartTerm)); err != nil {
+		return err
+	}
+	store := &logStore{log: l, proposals: newProposalTable(), failed: func(error) {}, appended: func(*Proposal) {}}
+	return store.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration,
+		Data: raft.EncodeConfiguration(members)})
+}
+
+func (h *Host) logOptions(a assignment) log.Options {
+	return log.Options{
+		FS:  h.config.FS,
+		Dir: h.dir(a),
+		Identity: log.Identity{Cluster: h.node.ClusterID(), Topic: a.topic.Name, TopicID: a.topic.ID,
+			Partition: a.partition, Incarnation: a.replica.Incarnation},
+		SegmentBytes: segmentBytes(a.topic),
+		SameBoot:     h.node.SameBoot(),
+		CleanStop:    h.node.CleanStop(),
+		Cache:        h.cache,
+		Logger:       h.logger,
+	}
+}
+
+// segmentBytes is the topic's segment.bytes, Kafka's default if unset.
+func segmentBytes(topic *metadata.Topic) int64 {
+	n, err := strconv.ParseInt(topic.Configs["segment.bytes"], 10, 64)
+	if err != nil || n <= 0 {
+		return 1 << 30
+	}
+	return n
+}
+
+// open starts the replicas that should exist; one that cannot start stays out of
+// its group, and says so, while all others go on.
+func (h *Host) open(opened []assignment) {
+	parallel(opened, func(a assignment) error {
+		p, err := h.openReplica(a)
+		if err != nil {
+			h.logger.Error("replica is out of its group", "topic", a.topic.Name,
+				"partition", a.partition, "dir", h.dir(a), "err", err)
+			h.setFailed(a.group(), err)
+			return nil
+		}
+		h.setPartition(p)
+		return nil
+	})
+}
+
+func (h *Host) openReplica(a assignment) (*Partition, error) {
+	if a.replica.NodeIncarnation != h.node.Incarnation() {
+		return nil, fmt.Errorf("%w: the metadata names another incarnation of this node, whose disk was replaced", ErrLostReplica)
+	}
+	incarnation, voted := h.votes.Incarnation(a.group())
+	if !voted || incarnation != a.replica.Incarnation {
+		return nil, fmt.Errorf("%w: votes.log has no record of incarnation %016x", ErrLostReplica, a.replica.Incarnation)
+	}
+	identity, err := log.ReadIdentity(h.config.FS, h.dir(a))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no folder", ErrLostReplica)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if identity.Incarnation != a.replica.Incarnation || identity.Cluster != h.node.ClusterID() {
+		return nil, fmt.Errorf("%w: the folder belongs to cluster %s, incarnation %016x", ErrLostReplica, identity.Cluster, identity.Incarnation)
+	}
+	l, err := log.Open(h.logOptions(a))
+	if err != nil {
+		return nil, err
+	}
+	if recovery := l.Recovery(); recovery.Uncertain {
+		return nil, errors.Join(fmt.Errorf("%w: %d bytes were kept beside it", ErrUncertainEnd, recovery.CutBytes), l.Close())
+	}
+	return startPartition(h.partitionConfig(a, l))
+}
+
+// removeDeleted removes the replicas of deleted topics and tells the metadata.
+func (h *Host) removeDeleted(view *metadata.View) error {
+	for record := range view.Deletions() {
+		if !slices.Contains(record.Waiting, h.node.ID()) {
+			continue
+		}
+		for _, p := range h.partitionsOf(record.ID) {
+			h.dropPartition(p.group)
+			if err := p.Close(); err != nil {
+				h.logger.Warn("closing a deleted replica", "topic", record.Name, "err", err)
+			}
+		}
+		if err := h.removeFolders(record.Name, record.ID); err != nil {
+			return fmt.Errorf("remove deleted topic %s: %w", record.Name, err)
+		}
+		ctx, cancel := context.WithTimeout(h.context, 5*time.Second)
+		_, _, err := h.meta.Change(ctx, &metadata.ConfirmDelete{Node: h.node.ID(), IDs: []segment.TopicID{record.ID}})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("confirm the deletion of topic %s: %w", record.Name, err)
+		}
+	}
+	return nil
+}
+
+// removeFolders deletes every local folder of the topic id, and its vote records.
+func (h *Host) removeFolders(name string, id segment.TopicID) error {
+	dir := filepath.Join(h.topicsDir(), name)
+	names, err := h.config.FS.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, folder := range names {
+		partition, owner, ok := parseFolder(folder)
+		if !ok || owner != id {
+			continue
+		}
+		if err := h.config.FS.RemoveAll(filepath.Join(dir, folder)); err != nil {
+			return err
+		}
+		group := transport.GroupID{Topic: id, Partition: partition}
+		if err := h.votes.Forget(group); err != nil {
+			return err
+		}
+		h.forget(group)
+	}
+	if err := h.config.FS.SyncDir(dir); err != nil {
+		return err
+	}
+	if names, err = h.config.FS.List(dir); err == nil && len(names) == 0 {
+		return h.config.FS.Remove(dir)
+	}
+	return nil
+}
+
+// parseFolder reads PARTITION-TOPICID.
+func parseFolder(name string) (int32, segment.TopicID, bool) {
+	for i := range len(name) {
+		if name[i] != '-' {
+			continue
+		}
+		partition, err := strconv.ParseInt(name[:i], 10, 32)
+		id, idErr := segment.ParseTopicID(name[i+1:])
+		return int32(partition), id, err == nil && idErr == nil && partition >= 0
+	}
+	return 0, segment.TopicID{}, false
+}
+
+// setUnknownAside moves folders that the metadata does not know, and has no
+// delete record for, into the quarantine: a folder nobody knows is not garbage.
+// It runs once, after this start has caught up with the metadata leader.
+func (h *Host) setUnknownAside(view *metadata.View) error {
+	topics, err := h.config.FS.List(h.topicsDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range topics {
+		folders, err := h.config.FS.List(filepath.Join(h.topicsDir(), name))
+		if err != nil {
+			return err
+		}
+		for _, folder := range folders {
+			partition, id, ok := parseFolder(folder)
+			if ok && (h.has(transport.GroupID{Topic: id, Partition: partition}) || deleted(view, id)) {
+				continue
+			}
+			if err := h.quarantine(name, folder); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func deleted(view *metadata.View, id segment.TopicID) bool {
+	_, ok := view.Deletion(id)
+	return ok
+}
+
+func (h *Host) quarantine(topic, folder string) error {
+	dir := filepath.Join(h.config.DataDir, "quarantine")
+	if err := h.config.FS.MkdirAll(dir); err != nil {
+		return err
+	}
+	from := filepath.Join(h.topicsDir(), topic, folder)
+	to := filepath.Join(dir, topic+"-"+folder)
+	for n := 1; ; n++ {
+		if _, err := h.config.FS.Stat(to); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		to = filepath.Join(dir, fmt.Sprintf("%s-%s.%d", topic, folder, n))
+	}
+	if err := h.config.FS.Rename(from, to); err != nil {
+		return err
+	}
+	h.logger.Warn("set aside a folder that the metadata does not know; it is kept", "folder", from, "kept", to)
+	return errors.Join(h.config.FS.SyncDir(dir), h.config.FS.SyncDir(filepath.Dir(from)), h.config.FS.SyncDir(h.config.DataDir))
+}
+
+// parallel runs do for each item, a few at a time: opening a replica waits for
+// the disk more than it computes.
+func parallel[T any](items []T, do func(T) error) []error {
+	errs := make([]error, len(items))
+	slots := make(chan struct{}, 4*runtime.GOMAXPROCS(0))
+	var wait sync.WaitGroup
+	for i, item := range items {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			errs[i] = do(item)
+		})
+	}
+	wait.Wait()
+	return errs
+}

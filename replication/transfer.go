@@ -1,0 +1,91 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
+)
+
+// ErrNoSuccessor: no other replica holds everything this leader does.
+var ErrNoSuccessor = errors.New("no other replica is in step with the leader")
+
+const (
+	// transferCatchUp is how long a leader waits, with its queue held, until the
+	// successor has acknowledged its last entry.
+	transferCatchUp = 200 * time.Millisecond
+	// transferWait is how long it then waits to be deposed before it goes on.
+	transferWait = 500 * time.Millisecond
+	transferPoll = 2 * time.Millisecond
+)
+
+// Transfer moves the leadership to the replica on the given node, or to the one
+// that is furthest if to is NoLeader. It does not use raft's own transfer, which
+// refuses every Apply for up to an election time-out (DESIGN 4.3 e): the queue
+// is held, the successor catches up and is told to campaign, and the queue goes
+// on if it did not win. On nil this replica no longer leads.
+func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(metadata.NodeID) bool) error {
+	in := p.current()
+	if in == nil || !p.Leadership().Leader {
+		return nil
+	}
+	p.hold.Lock()
+	defer p.hold.Unlock()
+	target, err := p.awaitSuccessor(ctx, in, to, up)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, transferWait)
+	defer cancel()
+	if err := in.facade.RequestCampaign(ctx, target); err != nil {
+		return err
+	}
+	return poll(ctx, func() bool { return in.raft.State() != raft.Leader })
+}
+
+// awaitSuccessor waits until a follower holds the last entry.
+func (p *Partition) awaitSuccessor(ctx context.Context, in *instance, to metadata.NodeID, up func(metadata.NodeID) bool) (raft.ServerID, error) {
+	ctx, cancel := context.WithTimeout(ctx, transferCatchUp)
+	defer cancel()
+	var target raft.ServerID
+	err := poll(ctx, func() bool {
+		target = p.inStep(in, to, up)
+		return target != ""
+	})
+	if err != nil {
+		return "", ErrNoSuccessor
+	}
+	return target, nil
+}
+
+// inStep is a follower that acknowledged everything, in order of preference.
+func (p *Partition) inStep(in *instance, to metadata.NodeID, up func(metadata.NodeID) bool) raft.ServerID {
+	matches := in.facade.Matches(p.Leadership().Term)
+	for _, r := range p.replicas {
+		id := transport.ServerID(r.Node, r.Incarnation)
+		match, known := matches[id]
+		if known && segment.Index(match.Index) >= p.log.LastIndex() && up(r.Node) && (to == NoLeader || to == r.Node) {
+			return id
+		}
+	}
+	return ""
+}
+
+// poll asks until the answer is yes or ctx ends.
+func poll(ctx context.Context, done func() bool) error {
+	tick := time.NewTicker(transferPoll)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
