@@ -48,8 +48,9 @@ func (u *upPeers) gone(id raft.ServerID) {
 
 // shouldCampaign decides for the replica own of a group with these members, in
 // preference order: a majority is up, nobody knows a leader, and no log among
-// them is longer, or equally long and preferred.
-func (u *upPeers) shouldCampaign(own transport.GroupUp, members []raft.ServerID) bool {
+// them is longer, or equally long and preferred. A member that is expected to
+// speak soon is waited for.
+func (u *upPeers) shouldCampaign(own transport.GroupUp, members []raft.ServerID, expected func(raft.ServerID) bool) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if own.Leader != "" {
@@ -63,6 +64,9 @@ func (u *upPeers) shouldCampaign(own transport.GroupUp, members []raft.ServerID)
 			continue
 		}
 		peer, known := u.statuses[id]
+		if !known && expected(id) {
+			return false
+		}
 		if !known {
 			continue
 		}
@@ -104,19 +108,49 @@ func (p *Partition) status() (transport.GroupUp, bool) {
 // says that it was news, so that the peer should hear of this replica too.
 func (p *Partition) peerUp(s transport.GroupUp) bool {
 	news := p.peers.heard(s)
-	p.campaignIfFirst()
+	p.campaignIfFirst(p.connected)
 	return news
 }
 
-// campaignTimeout bounds how long raft may take to begin an election.
-const campaignTimeout = 5 * time.Second
+const (
+	// campaignTimeout bounds how long raft may take to begin an election.
+	campaignTimeout = 5 * time.Second
+	// secondChoice is how long replicas on connected nodes are waited for before
+	// those that spoke decide without them.
+	secondChoice = 300 * time.Millisecond
+)
+
+// standForElection campaigns now if it is this replica's turn, and looks once
+// more when connected peers had their time to speak.
+func (p *Partition) standForElection() {
+	p.campaignIfFirst(p.connected)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.restarts.Go(func() {
+		select {
+		case <-p.stop:
+		case <-time.After(secondChoice):
+			p.campaignIfFirst(func(raft.ServerID) bool { return false })
+		}
+	})
+}
+
+// connected reports whether a replica's node is there, so that the replica will
+// say "group up" as soon as it runs.
+func (p *Partition) connected(id raft.ServerID) bool {
+	node, _, err := transport.ParseServerID(id)
+	return err == nil && p.up(node)
+}
 
 // campaignIfFirst starts an election at once if this replica is the one to win
 // it. A single voter is always the one.
-func (p *Partition) campaignIfFirst() {
+func (p *Partition) campaignIfFirst(expected func(raft.ServerID) bool) {
 	own, running := p.status()
 	in := p.current()
-	if !running || in == nil || !p.peers.shouldCampaign(own, p.members()) {
+	if !running || in == nil || !p.peers.shouldCampaign(own, p.members(), expected) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), campaignTimeout)

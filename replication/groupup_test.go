@@ -44,10 +44,27 @@ func TestWhoCampaigns(t *testing.T) {
 			for _, s := range row.peers {
 				up.heard(s)
 			}
-			if got := up.shouldCampaign(row.own, row.members); got != row.want {
+			if got := up.shouldCampaign(row.own, row.members, nobody); got != row.want {
 				t.Errorf("shouldCampaign: %v, want %v", got, row.want)
 			}
 		})
+	}
+}
+
+func nobody(raft.ServerID) bool { return false }
+
+// TestConnectedReplicaIsWaitedFor: the preferred replica of a new group leads it,
+// though the two others happened to be up a millisecond before it.
+func TestConnectedReplicaIsWaitedFor(t *testing.T) {
+	var up upPeers
+	members := []raft.ServerID{"1/a", "2/b", "3/c"}
+	own := transport.GroupUp{Replica: "2/b", LastTerm: 1, LastIndex: 1}
+	up.heard(transport.GroupUp{Replica: "3/c", LastTerm: 1, LastIndex: 1})
+	if up.shouldCampaign(own, members, func(id raft.ServerID) bool { return id == "1/a" }) {
+		t.Error("campaigned before the preferred replica had spoken")
+	}
+	if !up.shouldCampaign(own, members, nobody) {
+		t.Error("did not campaign without it")
 	}
 }
 
@@ -55,7 +72,7 @@ func TestPeerThatWentAwayDoesNotCount(t *testing.T) {
 	var up upPeers
 	up.heard(transport.GroupUp{Replica: "2/b", LastTerm: 1, LastIndex: 1})
 	up.gone("2/b")
-	if up.shouldCampaign(transport.GroupUp{Replica: "1/a", LastTerm: 1, LastIndex: 1}, []raft.ServerID{"1/a", "2/b", "3/c"}) {
+	if up.shouldCampaign(transport.GroupUp{Replica: "1/a", LastTerm: 1, LastIndex: 1}, []raft.ServerID{"1/a", "2/b", "3/c"}, nobody) {
 		t.Error("one of three that are up campaigned")
 	}
 }

@@ -150,6 +150,7 @@ func (n *trioNode) start() {
 			n.fatal = err
 		},
 		announce:  func(*Partition) {},
+		up:        mux.Up,
 		restarted: func(*Partition) { n.tellAll() },
 	})
 	must(t, err)

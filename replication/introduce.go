@@ -297,7 +297,7 @@ func (m *MetaGroup) campaignIfFirst(in *metaInstance) bool {
 			voters = append(voters, s.ID)
 		}
 	}
-	if !m.peers.shouldCampaign(own, voters) {
+	if !m.peers.shouldCampaign(own, voters, func(raft.ServerID) bool { return false }) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, campaignTimeout)

@@ -39,6 +39,7 @@ type partitionConfig struct {
 	logger    *slog.Logger
 	facade    func() (*transport.Facade, error) // a new transport for each instance
 	register  func(*transport.Facade) error     // lets it take part
+	up        func(metadata.NodeID) bool        // whether a node is connected
 	fatal     func(error)                       // the disk can no longer be trusted
 	announce  func(*Partition)                  // leadership or in-sync set may have changed
 	restarted func(*Partition)                  // a new instance runs: the peers should hear "group up"

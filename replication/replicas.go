@@ -35,7 +35,7 @@ func (h *Host) setPartition(p *Partition) {
 // tellPeers says "group up" to the other replicas' nodes, and campaigns if nobody
 // needs to be asked.
 func (h *Host) tellPeers(p *Partition) {
-	p.campaignIfFirst()
+	p.standForElection()
 	for _, r := range p.replicas {
 		if link := h.linkTo(r.Node); link != nil {
 			link.up(p.group)
@@ -98,6 +98,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 			})
 		},
 		register:  h.router.Register,
+		up:        h.mux.Up,
 		restarted: h.tellPeers,
 	}
 }
