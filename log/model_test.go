@@ -17,12 +17,15 @@ type machine struct {
 	disk    *crashfs.FS
 	l       *Log
 	visible []stored // what the log shows
-	old     []stored // what the disk holds while a cut waits; else as visible
-	pending bool     // a cut waits
+	// longer are what the disk may hold while a cut waits: a crash brings a prefix of
+	// one of them back, not shorter than what is visible.
+	longer  [][]stored
 	applied segment.Index
 	term    segment.Term
 	seed    uint64
 	crashed bool
+	full    bool
+	killed  bool // the process died, the machine did not
 	armed   *crashfs.Injected
 }
 
@@ -33,10 +36,16 @@ func newMachine(t *rapid.T) *machine {
 		t.Fatal(err)
 	}
 	m.l = l
+	m.armed = m.disk.Inject(crashfs.Fault{Nth: 1 << 30})
+	m.armed.Remove()
 	return m
 }
 
-func (m *machine) options() Options { return smallOptions(m.disk.Mount()) }
+func (m *machine) options() Options {
+	o := smallOptions(m.disk.Mount())
+	o.SameBoot = m.killed
+	return o
+}
 
 // drafts draws what is appended.
 func (m *machine) drafts(t *rapid.T) []draft {
@@ -66,7 +75,6 @@ func (m *machine) drafts(t *rapid.T) []draft {
 func (m *machine) append(t *rapid.T) { m.commit(t, m.drafts(t)) }
 
 func (m *machine) commit(t *rapid.T, drafts []draft) {
-	before := m.onDisk()
 	a := m.l.Begin()
 	list, err := stage(a, drafts)
 	if err != nil {
@@ -74,23 +82,39 @@ func (m *machine) commit(t *rapid.T, drafts []draft) {
 	}
 	after := append(m.visible[:len(m.visible):len(m.visible)], list...)
 	err = a.Commit()
-	if m.crashed {
-		m.reopen(t, func(content []stored) bool {
-			return len(content) >= len(m.visible) && (isPrefix(content, before) || isPrefix(content, after))
-		})
-		return
-	}
-	if err != nil {
+	switch {
+	case m.crashed:
+		m.longer = append(m.longer, after)
+		m.reopen(t)
+	case m.full && errors.Is(err, ErrNoSpace):
+		m.longer = append(m.longer, after)
+	case err != nil:
 		t.Fatal(err)
+	default:
+		m.visible, m.longer = after, nil
 	}
-	m.visible, m.pending = after, false
 }
 
-func (m *machine) onDisk() []stored {
-	if m.pending {
-		return m.old
+// appendWithoutSpace commits entries on a disk that is nearly full.
+func (m *machine) appendWithoutSpace(t *rapid.T) {
+	m.disk.SetFree(int64(rapid.IntRange(0, 4).Draw(t, "free")) * 8 << 10)
+	m.full = true
+	m.append(t)
+	m.disk.SetFree(-1)
+	m.full = false
+}
+
+// allowed reports whether a crash may leave this.
+func (m *machine) allowed(content []stored) bool {
+	if len(content) < len(m.visible) {
+		return false
 	}
-	return m.visible
+	for _, list := range append(m.longer, m.visible) {
+		if isPrefix(content, list) {
+			return true
+		}
+	}
+	return false
 }
 
 // cut takes a suffix off that is not applied.
@@ -100,7 +124,7 @@ func (m *machine) cut(t *rapid.T) {
 		return
 	}
 	first := m.applied + segment.Index(rapid.IntRange(1, int(last-m.applied)).Draw(t, "first"))
-	m.old, m.pending = m.onDisk(), true
+	m.longer = append(m.longer, m.visible)
 	if err := m.l.CutFrom(first); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +140,7 @@ func (m *machine) apply(t *rapid.T) {
 	i := m.applied + segment.Index(rapid.IntRange(1, int(last-m.applied)).Draw(t, "apply"))
 	_, err := m.l.Apply(i)
 	if m.crashed {
-		m.reopen(t, m.unchanged)
+		m.reopen(t)
 		return
 	}
 	if err != nil {
@@ -125,16 +149,11 @@ func (m *machine) apply(t *rapid.T) {
 	m.applied = i
 }
 
-// unchanged is what a crash leaves when nothing was appended.
-func (m *machine) unchanged(content []stored) bool {
-	return len(content) == len(m.onDisk()) && isPrefix(content, m.onDisk())
-}
-
 // closeAndOpen is a clean stop, or a crash during one.
 func (m *machine) closeAndOpen(t *rapid.T) {
 	err := m.l.Close()
 	if m.crashed {
-		m.reopen(t, m.unchanged)
+		m.reopen(t)
 		return
 	}
 	if err != nil {
@@ -142,7 +161,7 @@ func (m *machine) closeAndOpen(t *rapid.T) {
 	}
 	o := m.options()
 	o.CleanStop = true
-	m.adopt(t, o, m.unchanged)
+	m.adopt(t, o)
 	if m.l.Recovery().CutBytes != 0 {
 		t.Fatalf("a clean stop was recovered: %+v", m.l.Recovery())
 	}
@@ -150,22 +169,27 @@ func (m *machine) closeAndOpen(t *rapid.T) {
 
 func (m *machine) crash(t *rapid.T) {
 	m.cutPower(t)
-	m.reopen(t, m.unchanged)
+	m.reopen(t)
 }
 
 func (m *machine) cutPower(t *rapid.T) {
 	keep := rapid.SampledFrom([]crashfs.Keep{crashfs.KeepRandom, crashfs.KeepNothing}).Draw(t, "keep")
 	m.disk.Crash(crashfs.CrashOptions{Keep: keep})
-	m.crashed = true
+	m.crashed, m.killed = true, false
 }
 
-// during arms a crash at some change of the disk that comes next.
+// during arms a crash at some change of the disk that comes next: of the machine,
+// or of the process.
 func (m *machine) during(t *rapid.T, action func(*rapid.T)) {
+	if rapid.Bool().Draw(t, "kill") {
+		m.duringKill(t, action)
+		return
+	}
 	keep := rapid.SampledFrom([]crashfs.Keep{crashfs.KeepRandom, crashfs.KeepNothing, crashfs.KeepEverything}).Draw(t, "keep")
 	fault := crashfs.Fault{Op: crashfs.OpChange, Nth: rapid.IntRange(1, 14).Draw(t, "nth")}
 	power := func() {
 		m.disk.Crash(crashfs.CrashOptions{Keep: keep})
-		m.crashed = true
+		m.crashed, m.killed = true, false
 	}
 	if rapid.Bool().Draw(t, "after") {
 		fault.After = power
@@ -177,30 +201,45 @@ func (m *machine) during(t *rapid.T, action func(*rapid.T)) {
 	m.armed.Remove()
 }
 
+// duringKill arms the death of the process: from some change on, maybe in the
+// middle of a write, nothing reaches the kernel, which keeps what it was given.
+func (m *machine) duringKill(t *rapid.T, action func(*rapid.T)) {
+	m.armed = m.disk.Inject(crashfs.Fault{
+		Op: crashfs.OpChange, Nth: rapid.IntRange(1, 14).Draw(t, "nth"), Repeat: true, Err: crashfs.ErrCrashed,
+		Short: rapid.Bool().Draw(t, "short"), Do: func() {
+			if !m.crashed {
+				m.killed = true
+			}
+			m.crashed = true
+		},
+	})
+	action(t)
+	m.armed.Remove()
+}
+
 // reopen opens the log after a crash, with more crashes during the recovery.
-func (m *machine) reopen(t *rapid.T, allowed func([]stored) bool) {
+func (m *machine) reopen(t *rapid.T) {
 	_ = m.l.Close() // frees what it holds in memory
+	m.armed.Remove()
 	for range rapid.IntRange(0, 3).Draw(t, "crashes in recovery") {
-		m.crashed = false
 		m.during(t, func(t *rapid.T) {
 			l, err := Open(m.options())
 			if err == nil {
 				m.disk.Crash(crashfs.CrashOptions{})
+				m.killed = false
 				_ = l.Close()
 			} else if !errors.Is(err, crashfs.ErrCrashed) {
 				t.Fatal(err)
 			}
 		})
 	}
-	m.crashed = false
-	m.adopt(t, m.options(), allowed)
+	m.adopt(t, m.options())
+	m.crashed, m.killed = false, false
 }
 
 // adopt opens the log and makes the model what it finds, if that is allowed.
-func (m *machine) adopt(t *rapid.T, o Options, allowed func([]stored) bool) {
-	if m.armed != nil {
-		m.armed.Remove()
-	}
+func (m *machine) adopt(t *rapid.T, o Options) {
+	m.armed.Remove()
 	durable := m.l.Checkpoint().Index
 	l, err := Open(o)
 	if err != nil {
@@ -211,14 +250,13 @@ func (m *machine) adopt(t *rapid.T, o Options, allowed func([]stored) bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !allowed(content) {
-		t.Fatalf("after a crash the log has %d entries, which is none of the allowed histories (visible %d, on disk %d)",
-			len(content), len(m.visible), len(m.onDisk()))
+	if !m.allowed(content) {
+		t.Fatalf("after a crash the log has %d entries, which is none of the allowed histories (visible %d)", len(content), len(m.visible))
 	}
 	if c := l.Checkpoint().Index; c < durable || l.Applied() != c {
 		t.Fatalf("checkpoint %d, applied %d, was durable at %d", c, l.Applied(), durable)
 	}
-	m.visible, m.pending, m.applied = content, false, l.Applied()
+	m.visible, m.longer, m.applied = content, nil, l.Applied()
 	m.term = max(m.term, l.LastTerm())
 }
 
@@ -236,6 +274,7 @@ func TestModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"append":           m.append,
 			"append2":          m.append,
+			"append, no space": m.appendWithoutSpace,
 			"append and crash": func(t *rapid.T) { m.during(t, m.append) },
 			"cut":              m.cut,
 			"apply":            m.apply,

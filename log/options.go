@@ -65,9 +65,10 @@ type Options struct {
 	// MaxProducers is how many idempotent producers are remembered, those that
 	// wrote last; 5,000.
 	MaxProducers int
-	// SameBoot says that the machine has not booted since the folder was last
-	// used: what the kernel was given is still there, and only the last write of
-	// a process that was killed can be incomplete.
+	// SameBoot says that the machine has not booted since an Open of this folder
+	// returned without an error: what the kernel was given is still there, and only
+	// the last write of a process that was killed can be incomplete. It must not be
+	// said of a folder whose first Open after a boot was itself interrupted.
 	SameBoot bool
 	// CleanStop says that the log was closed with Close: nothing is incomplete.
 	CleanStop bool

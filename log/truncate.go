@@ -135,10 +135,7 @@ func (l *Log) dropParts(last *part) error {
 			return l.fail("remove cut segments", err)
 		}
 	}
-	if err := l.options.FS.SyncDir(l.options.Dir); err != nil {
-		return l.fail("remove cut segments", err)
-	}
-	return nil
+	return nil // a removal that a crash undoes is made again by Open, the manifest says so
 }
 
 // reopen makes a sealed segment the one being written again, cut at a place.
