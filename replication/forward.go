@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -209,26 +210,48 @@ func (m *MetaGroup) notLeader() error {
 	return &transport.RemoteError{Code: codeNoMetaQuorum, Message: m.quorum()}
 }
 
-// quorum says in words how many voters are there.
+// quorum says in words which voters are there.
 func (m *MetaGroup) quorum() string {
-	in := m.current()
-	if in == nil {
+	var voters []raft.ServerID
+	if in := m.current(); in != nil {
+		voters = voterIDs(in.raft.GetConfiguration().Configuration().Servers)
+	} else if stored := m.stored.Load(); stored != nil {
+		voters = *stored
+	}
+	if len(voters) == 0 {
 		return fmt.Sprintf("node %d is not yet a member of the metadata group of cluster %s", m.node.ID(), m.node.ClusterID())
 	}
-	voters, up := 0, 0
-	for _, s := range in.raft.GetConfiguration().Configuration().Servers {
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		voters++
-		if m.answers(s.ID) {
-			up++
+	var missing []string
+	for _, id := range voters {
+		if !m.answers(id) {
+			missing = append(missing, m.describeVoter(id))
 		}
 	}
-	if up > voters/2 {
-		return fmt.Sprintf("the metadata group of cluster %s has no leader yet: %d of %d voters are up", m.node.ClusterID(), up, voters)
+	up := len(voters) - len(missing)
+	state := "no quorum"
+	if up > len(voters)/2 {
+		state = "no leader yet"
 	}
-	return fmt.Sprintf("the metadata group of cluster %s has no quorum: %d of %d voters are up", m.node.ClusterID(), up, voters)
+	text := fmt.Sprintf("the metadata group of cluster %s has %s: %d of %d voters are up", m.node.ClusterID(), state, up, len(voters))
+	if len(missing) > 0 {
+		text += ", missing: " + strings.Join(missing, ", ")
+	}
+	return text
+}
+
+// describeVoter names a voter for people.
+func (m *MetaGroup) describeVoter(id raft.ServerID) string {
+	node, _, err := transport.ParseServerID(id)
+	if err != nil {
+		return string(id)
+	}
+	if status, ok := m.config.Mux.Status(node); ok {
+		if status.Up {
+			return fmt.Sprintf("node %d as %s (%s has another disk)", node, id, status.Address)
+		}
+		return fmt.Sprintf("node %d at %s", node, status.Address)
+	}
+	return fmt.Sprintf("node %d", node)
 }
 
 // CaughtUp returns once this node's view holds every change that was acknowledged

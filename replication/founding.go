@@ -52,7 +52,7 @@ type answer struct {
 type decision struct {
 	found   bool     // found the cluster
 	cluster string   // join this cluster
-	via     []string // addresses of members of it
+	via     []answer // members of it
 	trouble []string // or wait, for these reasons
 }
 
@@ -112,7 +112,7 @@ func decideJoin(self transport.Identity, answers []answer) (decision, bool) {
 		case a.err != nil:
 			d.trouble = append(d.trouble, fmt.Sprintf("%s: %v", a.address, a.err))
 		case a.said.Member:
-			d.via = append(d.via, a.address)
+			d.via = append(d.via, a)
 		}
 	}
 	if d.cluster == "" {
@@ -268,7 +268,7 @@ func (m *MetaGroup) found() error {
 	only := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(id)}}}
 	err = raft.BootstrapCluster(m.metaRaftConfig(id), stores, stores, stores.Snapshots(), nil, only)
 	if err == nil {
-		err = m.node.becomeMember(cluster)
+		err = m.node.becomeMember(cluster, nil)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("found a cluster: %w", err), stores.Close())

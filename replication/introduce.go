@@ -178,10 +178,10 @@ func (m *MetaGroup) sayUp(in *metaInstance) {
 	defer m.config.Mux.WatchPeers(changed)()
 	tick := time.NewTicker(upInterval)
 	defer tick.Stop()
-	told := map[metadata.NodeID]bool{}
+	told := map[metadata.NodeID]transport.Peer{}
 	var campaigned time.Time
 	for {
-		m.forgetGone(told)
+		m.forgetGone()
 		due := m.tellPeers(in, told)
 		if time.Since(campaigned) > m.config.Timings.Election && m.campaignIfFirst(in) {
 			campaigned = time.Now()
@@ -200,6 +200,14 @@ func (m *MetaGroup) sayUp(in *metaInstance) {
 	}
 }
 
+// has reports whether the replica was heard of since it was last gone.
+func (u *upPeers) has(id raft.ServerID) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, ok := u.statuses[id]
+	return ok
+}
+
 // all are the replicas that were heard of.
 func (u *upPeers) all() []raft.ServerID {
 	u.mu.Lock()
@@ -208,12 +216,7 @@ func (u *upPeers) all() []raft.ServerID {
 }
 
 // forgetGone forgets what peers said that are no longer connected.
-func (m *MetaGroup) forgetGone(told map[metadata.NodeID]bool) {
-	for node := range told {
-		if !m.config.Mux.Up(node) {
-			delete(told, node)
-		}
-	}
+func (m *MetaGroup) forgetGone() {
 	for _, id := range m.peers.all() {
 		if !m.answers(id) {
 			m.peers.gone(id)
@@ -221,21 +224,26 @@ func (m *MetaGroup) forgetGone(told map[metadata.NodeID]bool) {
 	}
 }
 
-// tellPeers introduces this replica to the brokers it has not told yet, and to
-// all while it has no leader or is no member. It reports whether it must do so
-// again without being asked.
-func (m *MetaGroup) tellPeers(in *metaInstance, told map[metadata.NodeID]bool) (again bool) {
+// tellPeers introduces this replica to the brokers it has not told yet, as who
+// they are now, and to all while it has no leader or is no member. It reports
+// whether it must do so again without being asked.
+func (m *MetaGroup) tellPeers(in *metaInstance, told map[metadata.NodeID]transport.Peer) (again bool) {
 	servers := in.raft.GetConfiguration().Configuration().Servers
 	_, led := m.Leader()
 	again = !led || !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == in.id })
 	var work sync.WaitGroup
 	for node := range m.otherNodes(servers) {
-		if !m.config.Mux.Up(node) || told[node] && !again {
+		status, ok := m.config.Mux.Status(node)
+		if !ok || !status.Up {
+			delete(told, node)
 			continue
 		}
-		announce := !told[node]
-		told[node] = true
-		work.Go(func() { m.introduceTo(in, node, announce) })
+		first := told[node] != status.Peer
+		if !first && !again {
+			continue
+		}
+		told[node] = status.Peer
+		work.Go(func() { m.introduceTo(in, status.Peer, first) })
 	}
 	work.Wait()
 	return again
@@ -259,28 +267,26 @@ func (m *MetaGroup) otherNodes(servers []raft.Server) map[metadata.NodeID]bool {
 	return nodes
 }
 
-func (m *MetaGroup) introduceTo(in *metaInstance, node metadata.NodeID, announce bool) {
+// introduceTo introduces this replica to a connected broker; announce also ends
+// the waiting of what is held there.
+func (m *MetaGroup) introduceTo(in *metaInstance, peer transport.Peer, announce bool) {
 	ctx, cancel := context.WithTimeout(m.ctx, introduceTimeout)
 	defer cancel()
-	status, ok := m.config.Mux.Status(node)
-	if !ok {
-		return
-	}
-	own, err := m.introduction(node, status.Peer.Incarnation)
+	own, err := m.introduction(peer.Node, peer.Incarnation)
 	if err != nil {
 		return
 	}
 	if up, err := in.up(); err == nil && announce {
-		if err := m.config.Router.Announce(ctx, node, up); err != nil {
-			m.logger.Debug("metadata replica not announced", "node", node, "err", err)
+		if err := m.config.Router.Announce(ctx, peer.Node, up); err != nil {
+			m.logger.Debug("metadata replica not announced", "node", peer.Node, "err", err)
 		}
 	}
-	reply, err := m.config.Mux.Call(ctx, node, transport.Control, transport.MethodFounding, own)
+	reply, err := m.config.Mux.Call(ctx, peer.Node, transport.Control, transport.MethodFounding, own)
 	if err != nil {
 		return
 	}
-	if theirs, err := decodeIntroduction(reply); err == nil && status.Up {
-		m.meet(status.Peer, theirs)
+	if theirs, err := decodeIntroduction(reply); err == nil {
+		m.meet(peer, theirs)
 	}
 }
 

@@ -61,37 +61,47 @@ func (m *MetaGroup) openMember() (start, error) {
 	return start{}, m.startInstance(stores)
 }
 
+// soleVoterWait is how long a node that is the only voter on its disk waits for
+// an answer of the brokers that it has met.
+const soleVoterWait = 3 * time.Second
+
 // askBeforeStart asks the brokers that this node knew whether its disk is an old
 // copy, before raft runs on it: an old copy would vote and acknowledge as if it
-// remembered what it has lost. One answer is enough; without any there is no
-// quorum in any case.
-func (m *MetaGroup) askBeforeStart() error {
+// remembered what it has lost. One answer of a member is enough; without any there
+// is no quorum in any case, unless this node is the only voter. That one starts
+// when all have answered that they are no members, or are silent for a while.
+func (m *MetaGroup) askBeforeStart(stores MetaStores) error {
 	defer m.waitNoMore()
-	own := m.node.Identity()
+	voters, err := m.storedVoters(stores)
+	if err != nil {
+		return err
+	}
+	m.stored.Store(&voters)
+	own, began := m.node.Identity(), time.Now()
+	alone := len(voters) == 1 && voters[0] == m.serverID()
 	for pause := minAsk; ; pause = min(2*pause, maxAsk) {
-		answered := false
-		answers := m.askAsMember()
+		answers := m.ask(m.knownAddresses())
+		silent := 0
 		for _, a := range answers {
-			if a.peer.Cluster != own.Cluster || a.peer.Node == own.Node {
-				continue
-			}
 			if err := m.judgeOwn(a); err != nil {
 				return err
 			}
-			answered = answered || a.err == nil
+			if a.err == nil && a.peer.Cluster == own.Cluster && a.peer.Node != own.Node {
+				return nil
+			}
+			if a.err != nil {
+				silent++
+			}
 		}
-		if answered {
+		if alone && (silent == 0 || time.Since(began) > soleVoterWait) {
 			return nil
 		}
-		m.waitFor("no other broker of cluster %s answers: %s", own.Cluster, describe(answers))
+		m.waitFor("%s; no member answers: %s", m.quorum(), describe(answers))
 		if err := m.pause(pause); err != nil {
 			return err
 		}
 	}
 }
-
-// askAsMember asks all known brokers, and what they know of this node.
-func (m *MetaGroup) askAsMember() []answer { return m.ask(m.knownAddresses()) }
 
 // judgeOwn decides by a peer's answer whether this disk is an old copy. The start
 // counter was raised on this disk before anything else, so an honest disk is
@@ -103,7 +113,7 @@ func (m *MetaGroup) judgeOwn(a answer) error {
 	}
 	you := a.said.You
 	switch {
-	case a.err != nil || you == nil:
+	case a.err != nil || you == nil || a.peer.Cluster != m.node.ClusterID() || a.peer.Node == m.node.ID():
 		return nil
 	case you.Replaced:
 		return fmt.Errorf("%w: incarnation %s was replaced", errOtherDisk, m.node.Incarnation())
@@ -132,7 +142,8 @@ func (m *MetaGroup) joinVia(d decision) (bool, error) {
 		return false, err
 	}
 	trouble := d.trouble
-	for _, address := range d.via {
+	for _, member := range d.via {
+		address := member.address
 		ctx, cancel := context.WithTimeout(m.ctx, attemptTimeout+aliveTimeout)
 		peer, reply, err := m.config.Mux.CallAddress(ctx, address, transport.MethodJoin, []byte{joinDirect}, command)
 		cancel()
@@ -151,7 +162,7 @@ func (m *MetaGroup) joinVia(d decision) (bool, error) {
 			return false, err
 		}
 		if result.Err() == nil {
-			return true, m.becomeMember(d.cluster)
+			return true, m.becomeMember(d)
 		}
 		trouble = append(trouble, fmt.Sprintf("%s: %s", address, refusalText(result)))
 	}
@@ -176,15 +187,20 @@ func (m *MetaGroup) judgeResult(r metadata.Result) error {
 }
 
 // becomeMember makes this node's empty part of the group and runs it.
-func (m *MetaGroup) becomeMember(cluster string) error {
-	stores, err := m.createStores(cluster)
+func (m *MetaGroup) becomeMember(d decision) error {
+	stores, err := m.createStores(d.cluster)
 	if err != nil {
 		return err
 	}
-	if err := m.node.becomeMember(cluster); err != nil {
-		return errors.Join(fmt.Errorf("join cluster %s: %w", cluster, err), stores.Close())
+	var peers []peerEntry
+	for _, a := range d.via {
+		peers = append(peers, peerEntry{Node: a.peer.Node, Incarnation: a.peer.Incarnation, Address: a.address})
+		m.config.Mux.SetAddress(a.peer.Node, a.address)
 	}
-	m.logger.Info("joined a cluster", "cluster", cluster, "node", m.node.ID(), "incarnation", m.node.Incarnation())
+	if err := m.node.becomeMember(d.cluster, peers); err != nil {
+		return errors.Join(fmt.Errorf("join cluster %s: %w", d.cluster, err), stores.Close())
+	}
+	m.logger.Info("joined a cluster", "cluster", d.cluster, "node", m.node.ID(), "incarnation", m.node.Incarnation())
 	return m.startInstance(stores)
 }
 

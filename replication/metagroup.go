@@ -86,6 +86,7 @@ type MetaGroup struct {
 	process  atomic.Uint64 // the session registered for this process
 	replaced chan error    // capacity 1: this disk must become another one
 	waiting  atomic.Pointer[string]
+	stored   atomic.Pointer[[]raft.ServerID] // the voters on disk, before raft runs
 
 	mu       sync.Mutex
 	instance *metaInstance // nil while this node is no member
@@ -179,7 +180,7 @@ func (m *MetaGroup) run(first start) {
 // live takes part until ctx ends or an error.
 func (m *MetaGroup) live(first start) error {
 	if first.stores != nil {
-		if err := m.askBeforeStart(); err != nil {
+		if err := m.askBeforeStart(first.stores); err != nil {
 			return errors.Join(err, first.stores.Close())
 		}
 		if err := m.startInstance(first.stores); err != nil {

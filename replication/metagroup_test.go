@@ -153,6 +153,7 @@ func TestMetaChangeOnceOverLostAnswers(t *testing.T) {
 		answered <- err
 	}()
 	eventually(t, "the change at the leader", func() bool { return leader.group.View().NextProducerID() > before })
+	net.network.Cut(from, to) // the answer is lost for good, the change is sent again
 	net.network.Restore(from, to)
 	if err := <-answered; err != nil {
 		t.Fatal(err)

@@ -92,7 +92,7 @@ func (net *metaNet) add(id metadata.NodeID, list ...string) *metaNode {
 	return n
 }
 
-// trio makes nodes 1, 2, 3 with the same list.
+// founders makes nodes 1 to count with the same list.
 func (net *metaNet) founders(count int) []*metaNode {
 	var list []string
 	for id := 1; id <= count; id++ {
@@ -122,7 +122,8 @@ func (n *metaNode) start() *metaNode {
 
 func (n *metaNode) tryStart() (err error) {
 	logger := slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	node, err := openNode(n.fs, "/data", n.id, "boot")
+	fsys := n.fs.Mount() // of this boot: what a crash leaves behind of this process touches no later one
+	node, err := openNode(fsys, "/data", n.id, "boot")
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func (n *metaNode) tryStart() (err error) {
 	mux := transport.New(transport.Config{Listener: listener, Dial: n.net.network.Dialer(transporttest.Host(n.address)), Identity: node.Identity, Logger: logger})
 	router := transport.NewRouter(transport.RouterConfig{Server: mux})
 	group, err := OpenMetaGroup(context.Background(), MetaConfig{
-		FS: n.fs, Dir: "/data/metadata", Node: node, Mux: mux, Router: router, Stores: modelStores, Join: n.list, FoundWithout: n.without,
+		FS: fsys, Dir: "/data/metadata", Node: node, Mux: mux, Router: router, Stores: modelStores, Join: n.list, FoundWithout: n.without,
 		RPCAddress: n.address, KafkaAddress: "k" + n.address, Version: "test", SnapshotEntries: 64,
 		Timings: Timings{Heartbeat: 250 * time.Millisecond, Commit: 50 * time.Millisecond}, Logger: logger, Fatal: n.failed,
 	})

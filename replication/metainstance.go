@@ -124,6 +124,10 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 	if err != nil {
 		return errors.Join(err, stores.Close())
 	}
+	stores = &failStop{MetaStores: stores, failed: func(err error) {
+		facade.Silence()
+		m.config.Fatal(fmt.Errorf("metadata group: %w", err))
+	}}
 	in := &metaInstance{id: id, facade: facade, stores: stores, stopped: make(chan struct{}), poke: make(chan struct{}, 1)}
 	machine := &metaMachine{group: m, state: metadata.NewState()}
 	in.raft, err = newRaft(m.metaRaftConfig(id), machine, stores, stores, stores.Snapshots(), facade)
@@ -146,6 +150,33 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 	in.work.Go(func() { m.watchLeadership(in) })
 	in.work.Go(func() { m.sayUp(in) })
 	return nil
+}
+
+// storedVoters reads the voters from the stores of a member, without running raft.
+func (m *MetaGroup) storedVoters(stores MetaStores) ([]raft.ServerID, error) {
+	id := m.serverID()
+	facade, err := transport.NewFacade(transport.FacadeConfig{LocalID: id, Network: m.config.Mux, Logger: m.logger})
+	if err != nil {
+		return nil, err
+	}
+	config := m.metaRaftConfig(id)
+	config.NoSnapshotRestoreOnStart = true
+	machine := &metaMachine{group: m, state: metadata.NewState()}
+	configuration, err := raft.GetConfiguration(config, machine, stores, stores, stores.Snapshots(), facade)
+	if err = errors.Join(err, facade.Close()); err != nil {
+		return nil, fmt.Errorf("read the members of the metadata group: %w", err)
+	}
+	return voterIDs(configuration.Servers), nil
+}
+
+func voterIDs(servers []raft.Server) []raft.ServerID {
+	var ids []raft.ServerID
+	for _, s := range servers {
+		if s.Suffrage == raft.Voter {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
 }
 
 // stopInstance stops raft if it runs.

@@ -83,7 +83,7 @@ func (m *MetaGroup) leadOnce(in *metaInstance, term uint64) error {
 	}
 	members := groupMembers{
 		own: in.id, servers: future.Configuration().Servers, view: view, matches: in.facade.Matches(segment.Term(term)),
-		commit: segment.Index(in.raft.CommitIndex()), answers: m.answers,
+		commit: segment.Index(in.raft.CommitIndex()), answers: m.answers, runs: m.peers.has,
 	}
 	step := members.next()
 	if step == nil {
@@ -132,7 +132,8 @@ type groupMembers struct {
 	view    *metadata.View
 	matches map[raft.ServerID]transport.Match
 	commit  segment.Index
-	answers func(raft.ServerID) bool
+	answers func(raft.ServerID) bool // this incarnation of the broker is connected
+	runs    func(raft.ServerID) bool // and has said that its replica of the group runs
 }
 
 // memberStep is one change.
@@ -163,7 +164,7 @@ func (g *groupMembers) safe(voters []raft.ServerID) bool {
 }
 
 // next is the change to make now, nil for none:
-// a broker that is no member becomes one without a vote, once it answers; a
+// a broker that is no member becomes one without a vote, once its replica runs; a
 // member whose disk was replaced goes, when its successor is caught up; members
 // that are caught up get a vote, up to maxVoters.
 func (g *groupMembers) next() *memberStep {
@@ -176,7 +177,7 @@ func (g *groupMembers) next() *memberStep {
 		}
 	}
 	for b := range g.view.Brokers() {
-		if id := raft.ServerID(b.ServerID()); !present[id] && g.answers(id) {
+		if id := raft.ServerID(b.ServerID()); !present[id] && g.runs(id) && g.answers(id) {
 			return &memberStep{"taking in", id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
 				return r.AddNonvoter(id, raft.ServerAddress(id), previous, memberTimeout)
 			}}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -72,3 +73,59 @@ func BoltStores(fsys vfs.FS, dir string) (stores MetaStores, err error) {
 
 // Snapshots implements MetaStores.
 func (s *boltStores) Snapshots() raft.SnapshotStore { return s.snapshots }
+
+// failStop are stores whose first failed write is the last: what it left on disk
+// is unknown, so nothing that this node votes or acknowledges in the group may
+// count any more. failed is told once, and has silenced the group's transport when
+// it returns.
+type failStop struct {
+	MetaStores
+	failed   func(error)
+	poisoned atomic.Bool
+}
+
+var errPoisonedMeta = errors.New("the metadata store has failed before")
+
+func (s *failStop) write(what string, do func() error) error {
+	if s.poisoned.Load() {
+		return errPoisonedMeta
+	}
+	err := do()
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", what, err)
+	if !s.poisoned.Swap(true) {
+		s.failed(err)
+	}
+	return err
+}
+
+// StoreLog implements raft.LogStore.
+func (s *failStop) StoreLog(entry *raft.Log) error {
+	return s.write("store a metadata entry", func() error { return s.MetaStores.StoreLog(entry) })
+}
+
+// StoreLogs implements raft.LogStore.
+func (s *failStop) StoreLogs(entries []*raft.Log) error {
+	return s.write("store metadata entries", func() error { return s.MetaStores.StoreLogs(entries) })
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *failStop) DeleteRange(first, last uint64) error {
+	return s.write("cut the metadata log", func() error { return s.MetaStores.DeleteRange(first, last) })
+}
+
+// Set implements raft.StableStore.
+func (s *failStop) Set(key, value []byte) error {
+	return s.write("store a vote", func() error { return s.MetaStores.Set(key, value) })
+}
+
+// SetUint64 implements raft.StableStore. Raft panics when its term cannot be
+// stored (raft.go:2167), which would end the process that embeds the broker
+// without a word of why. The transport is silenced by then and every later write
+// fails, so a term that is not on the disk cannot be seen by anybody.
+func (s *failStop) SetUint64(key []byte, value uint64) error {
+	_ = s.write("store a term", func() error { return s.MetaStores.SetUint64(key, value) })
+	return nil
+}

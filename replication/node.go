@@ -278,10 +278,10 @@ func (n *Node) setPeers(peers []peerEntry) error {
 // member reports whether DATA/metadata is of this incarnation and cluster.
 func (n *Node) member() bool { return n.read().Member }
 
-// becomeMember notes the cluster and that DATA/metadata is there, which was made
-// durable before.
-func (n *Node) becomeMember(cluster string) error {
-	return n.change(func(f *nodeFile) { f.Cluster, f.Member = cluster, true })
+// becomeMember notes the cluster, where its brokers are, and that DATA/metadata is
+// there, which was made durable before.
+func (n *Node) becomeMember(cluster string, peers []peerEntry) error {
+	return n.change(func(f *nodeFile) { f.Cluster, f.Member, f.Peers = cluster, true, peers })
 }
 
 // reincarnate makes the folder another disk: it forgets its part of the metadata
