@@ -62,7 +62,7 @@ func OpenVotes(fsys vfs.FS, path string) (*Votes, error) {
 	}
 	file := &votesFile{fs: fsys, path: path}
 	err = file.rewrite(content.groups)
-	if errors.Is(err, vfs.ErrNoSpace) && data != nil && content.tail == votesClean {
+	if errors.Is(err, vfs.ErrNoSpace) && !errors.Is(err, ErrVotesFailed) && data != nil && content.tail == votesClean {
 		err = file.reuse(int64(len(data)), content)
 	}
 	if err != nil {
@@ -137,8 +137,8 @@ func (v *Votes) flush() bool {
 		close(batch.done)
 		return true
 	}
-	if !errors.Is(err, vfs.ErrNoSpace) && v.failed == nil {
-		err = fmt.Errorf("%w: %w", ErrVotesFailed, err)
+	if !errors.Is(err, vfs.ErrNoSpace) || errors.Is(err, ErrVotesFailed) {
+		err = finalError("store votes", err)
 		v.failed = err
 	}
 	batch.err = err
@@ -179,7 +179,7 @@ func (f *votesFile) store(records []voteRecord, groups map[transport.GroupID]gro
 		switch {
 		case err == nil:
 			round = appendVotesRound(round[:0], f.sequence, encoded)
-		case full || f.spoilt || !errors.Is(err, vfs.ErrNoSpace):
+		case full || f.spoilt || !errors.Is(err, vfs.ErrNoSpace) || errors.Is(err, ErrVotesFailed):
 			return err
 		default: // there is room left in the old file
 			f.rewriteAt = f.end + votesRetryRewrite
@@ -190,16 +190,21 @@ func (f *votesFile) store(records []voteRecord, groups map[transport.GroupID]gro
 		return fmt.Errorf("write votes: %w", err)
 	}
 	if err := f.file.Sync(); err != nil {
-		return syncFailed(err)
+		return finalError("sync votes", err)
 	}
 	f.end += int64(len(round))
 	f.sequence++
 	return nil
 }
 
-// syncFailed is a failed sync, which never counts as a mere lack of space: what
-// is durable is not known any more.
-func syncFailed(err error) error { return fmt.Errorf("sync votes: %v", err) }
+// finalError is ErrVotesFailed, so that a failed sync or rename never counts as a
+// mere lack of space: what is durable is not known any more.
+func finalError(what string, err error) error {
+	if errors.Is(err, ErrVotesFailed) {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrVotesFailed, what, err)
+}
 
 // rewrite replaces the file by one that holds only what counts. An error that is
 // vfs.ErrNoSpace means that the old file is still in use as it was.
@@ -219,17 +224,17 @@ func (f *votesFile) rewrite(groups map[transport.GroupID]groupState) error {
 		return fmt.Errorf("replace votes: %w", errors.Join(err, file.Close(), f.fs.Remove(temp)))
 	}
 	if err := f.fs.Rename(temp, f.path); err != nil {
-		return errors.Join(fmt.Errorf("replace votes: rename: %v", err), file.Close())
+		return errors.Join(finalError("replace votes", err), file.Close())
 	}
 	if err := f.fs.SyncDir(filepath.Dir(f.path)); err != nil {
-		return errors.Join(syncFailed(err), file.Close())
+		return errors.Join(finalError("replace votes", err), file.Close())
 	}
 	old := f.file
 	f.file, f.end, f.sequence, f.capacity, f.spoilt = file, size, sequence, capacity, false
 	f.rewriteAt = max(votesMinRewrite, votesRewriteFactor*size)
 	if old != nil {
 		if err := old.Close(); err != nil {
-			return fmt.Errorf("close the replaced votes: %v", err)
+			return finalError("close the replaced votes", err)
 		}
 	}
 	return nil
@@ -278,7 +283,7 @@ func (f *votesFile) reuse(size int64, content votesContent) error {
 	f.file, f.end, f.sequence = file, content.end, content.next
 	f.capacity, f.rewriteAt = size, content.end+votesRetryRewrite
 	if err := file.Sync(); err != nil {
-		return syncFailed(err)
+		return finalError("sync votes", err)
 	}
 	return nil
 }
