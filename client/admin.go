@@ -151,7 +151,7 @@ func (a *Admin) List(ctx context.Context, internal bool) ([]Topic, error) {
 	if internal {
 		list = a.kadm.ListTopicsWithInternal
 	}
-	details, err := list(ctx)
+	details, err := list(fresh(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", convert(err, "", -1))
 	}
@@ -166,7 +166,7 @@ func (a *Admin) List(ctx context.Context, internal bool) ([]Topic, error) {
 
 // Describe gives one topic; if there is none the error matches [ErrUnknownTopic].
 func (a *Admin) Describe(ctx context.Context, name string) (Topic, error) {
-	details, err := a.kadm.ListTopicsWithInternal(ctx, name)
+	details, err := a.kadm.ListTopicsWithInternal(fresh(ctx), name)
 	if err != nil {
 		return Topic{}, fmt.Errorf("describe topic: %w", convert(err, name, -1))
 	}
@@ -214,6 +214,11 @@ func (a *Admin) Delete(ctx context.Context, names ...string) error {
 	}
 	return errors.Join(faults...)
 }
+
+// fresh makes kadm ask for metadata: without authorized operations it may answer
+// from what the client has known for up to five seconds, and show a topic that
+// was just deleted, or a leader that is dead.
+func fresh(ctx context.Context) context.Context { return kadm.WithAuthorizedOps(ctx) }
 
 func toTopic(d kadm.TopicDetail) Topic {
 	t := Topic{Name: d.Topic, ID: base64.RawURLEncoding.EncodeToString(d.ID[:]), Internal: d.IsInternal}

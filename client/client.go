@@ -33,6 +33,8 @@ type Client struct {
 	kgo    *kgo.Client
 	config config
 
+	pings sync.WaitGroup // calls of kgo.Ping, also those that were given up
+
 	mu            sync.Mutex
 	closed        bool
 	subscriptions map[*Subscription]struct{} // open ones; closed with the client
@@ -57,7 +59,8 @@ func Open(ctx context.Context, addresses []string, options ...Option) (*Client, 
 	}
 	c := &Client{kgo: low, config: cfg, subscriptions: map[*Subscription]struct{}{}}
 	if err := c.Ping(ctx); err != nil {
-		low.Close()
+		low.Close() // ends a ping that still waits
+		c.pings.Wait()
 		return nil, err
 	}
 	return c, nil
@@ -66,21 +69,35 @@ func Open(ctx context.Context, addresses []string, options ...Option) (*Client, 
 // Ping asks for an answer from any broker, within 5 seconds or ctx's earlier
 // deadline. Its error is an [*UnreachableError], or ctx's when that was cancelled.
 func (c *Client) Ping(ctx context.Context) error {
+	if c.isClosed() {
+		return ErrClosed
+	}
 	limited, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	err := c.kgo.Ping(limited)
+	err := c.ping(limited)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
-	case errors.Is(err, kgo.ErrClientClosed):
-		return ErrClosed
 	}
 	if typed := convert(err, "", -1); errors.As(typed, new(*KafkaError)) {
 		return typed // a broker answered, and refused
 	}
 	return &UnreachableError{Addresses: c.config.addresses, Err: err}
+}
+
+// ping gives up when ctx ends. franz-go's does not while a connection is set up:
+// an address that accepts and never answers would hold it for ten seconds.
+func (c *Client) ping(ctx context.Context) error {
+	result := make(chan error, 1)
+	c.pings.Go(func() { result <- c.kgo.Ping(ctx) })
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Kgo is the franz-go client that produces, for what this package leaves out.
@@ -116,7 +133,14 @@ func (c *Client) Close() error {
 		errs = append(errs, fmt.Errorf("close: %d records were not acknowledged: %w", c.kgo.BufferedProduceRecords(), err))
 	}
 	c.kgo.Close()
+	c.pings.Wait()
 	return errors.Join(errs...)
+}
+
+func (c *Client) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
 }
 
 // register remembers an open subscription; false if the client is closed.

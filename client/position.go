@@ -56,11 +56,15 @@ type bounds struct{ start, end int64 }
 
 // listBounds asks for the bounds of every partition of the topics.
 func listBounds(ctx context.Context, adm *kadm.Client, topics []string) (map[topicPartition]bounds, error) {
-	starts, err := listed(adm.ListStartOffsets(ctx, topics...))
+	starts, err := retry(ctx, func(ctx context.Context) (map[topicPartition]int64, error) {
+		return listed(adm.ListStartOffsets(ctx, topics...))
+	})
 	if err != nil {
 		return nil, err
 	}
-	ends, err := listed(adm.ListEndOffsets(ctx, topics...))
+	ends, err := retry(ctx, func(ctx context.Context) (map[topicPartition]int64, error) {
+		return listed(adm.ListEndOffsets(ctx, topics...))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +82,10 @@ func resolve(ctx context.Context, adm *kadm.Client, p Position, within map[topic
 	var times map[topicPartition]int64
 	if p.origin == atTime {
 		var err error
-		if times, err = listed(adm.ListOffsetsAfterMilli(ctx, p.delta, topics...)); err != nil {
+		times, err = retry(ctx, func(ctx context.Context) (map[topicPartition]int64, error) {
+			return listed(adm.ListOffsetsAfterMilli(ctx, p.delta, topics...))
+		})
+		if err != nil {
 			return nil, err
 		}
 	}

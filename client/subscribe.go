@@ -120,6 +120,9 @@ func (c *Client) Subscribe(ctx context.Context, options ...SubscribeOption) (*Su
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if c.isClosed() {
+		return nil, ErrClosed
+	}
 	s := newSubscription(c, cfg)
 	opts := c.config.base()
 	if cfg.committed {

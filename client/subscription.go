@@ -114,7 +114,7 @@ func (s *Subscription) watchGrowth(ctx context.Context, every time.Duration) {
 
 // grow looks once. What cannot be asked now is asked at the next tick.
 func (s *Subscription) grow(ctx context.Context) {
-	details, err := kadm.NewClient(s.kgo).ListTopics(ctx, s.config.topics...)
+	details, err := kadm.NewClient(s.kgo).ListTopics(fresh(ctx), s.config.topics...)
 	if err != nil {
 		return
 	}

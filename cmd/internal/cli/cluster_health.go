@@ -125,7 +125,8 @@ func (o *clusterHealthOptions) print(out healthOutput) error {
 // listed.
 func health(ctx context.Context, c *client.Client) (healthOutput, error) {
 	adm := c.Admin().Kadm()
-	m, err := adm.Metadata(ctx)
+	// With authorized operations kadm asks; without it may tell what it knew.
+	m, err := adm.Metadata(kadm.WithAuthorizedOps(ctx))
 	if err != nil {
 		return healthOutput{}, fmt.Errorf("describe cluster: %w", client.Typed(err))
 	}
