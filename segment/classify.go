@@ -35,7 +35,7 @@ func (r *recovery) classify(at, filled int64) (Class, error) {
 		return ClassCorrupt, err
 	}
 	if r.o.SameBoot {
-		return r.classifyKilled(at, filled, at+extent), nil
+		return r.classifyKilled(filled, at+extent), nil
 	}
 	if at+extent > r.size {
 		return ClassTorn, nil // the length of the file was not synced either
@@ -52,16 +52,16 @@ func (r *recovery) classify(at, filled int64) (Class, error) {
 
 // classifyKilled judges after the crash of a process: the kernel kept what it was
 // given, so only the last write can be incomplete, and it is so at its end: behind
-// a page boundary in the frame there is nothing.
-func (r *recovery) classifyKilled(at, filled, end int64) Class {
-	switch {
-	case filled >= end: // complete, or something follows it: this was no unfinished write
-		return ClassCorrupt
-	case end > r.size:
-		return ClassTorn
-	}
+// the boundary of a page, which is one of a sector, there is nothing. (A frame may
+// end with some zeros of its own.)
+func (r *recovery) classifyKilled(filled, end int64) Class {
 	boundary := (filled + sectorSize - 1) / sectorSize * sectorSize
-	if end-boundary >= minHole {
+	switch {
+	case end > r.size && filled <= end:
+		return ClassTorn
+	case boundary >= end: // complete, or something follows it: this was no unfinished write
+		return ClassCorrupt
+	case end-boundary >= minHole:
 		return ClassTorn
 	}
 	return ClassUncertain
