@@ -57,13 +57,13 @@ type bounds struct{ start, end int64 }
 // listBounds asks for the bounds of every partition of the topics.
 func listBounds(ctx context.Context, adm *kadm.Client, topics []string) (map[topicPartition]bounds, error) {
 	starts, err := retry(ctx, func(ctx context.Context) (map[topicPartition]int64, error) {
-		return listed(adm.ListStartOffsets(ctx, topics...))
+		return listed(adm.ListStartOffsets(fresh(ctx), topics...))
 	})
 	if err != nil {
 		return nil, err
 	}
 	ends, err := retry(ctx, func(ctx context.Context) (map[topicPartition]int64, error) {
-		return listed(adm.ListEndOffsets(ctx, topics...))
+		return listed(adm.ListEndOffsets(fresh(ctx), topics...))
 	})
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func resolve(ctx context.Context, adm *kadm.Client, p Position, within map[topic
 	if p.origin == atTime {
 		var err error
 		times, err = retry(ctx, func(ctx context.Context) (map[topicPartition]int64, error) {
-			return listed(adm.ListOffsetsAfterMilli(ctx, p.delta, topics...))
+			return listed(adm.ListOffsetsAfterMilli(fresh(ctx), p.delta, topics...))
 		})
 		if err != nil {
 			return nil, err

@@ -164,6 +164,10 @@ func (d *demo) play(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer members.stop()
+	if err := members.waitAssigned(ctx); err != nil {
+		return "", whyOf(ctx, err)
+	}
+	fmt.Printf("group %s: %s\n", group, members.partitions())
 	load := newLoad(c, d.corpus, d.count, d.checker, d.gaps)
 	victim := newVictim(d.cluster, c, load)
 	var watching background
@@ -186,10 +190,11 @@ func (d *demo) play(ctx context.Context) (string, error) {
 	if err := d.waitCommitted(ctx, c); err != nil {
 		return "", whyOf(ctx, err)
 	}
+	readers := members.partitions()
 	if err := members.stop(); err != nil {
 		return "", err
 	}
-	return d.report(ctx, c, load, victim, members)
+	return d.report(ctx, c, load, victim, readers)
 }
 
 // whyOf prefers the reason why the context ended to what that broke.

@@ -80,6 +80,26 @@ func (m *member) read(ctx context.Context, c *corpus, check *checker.Checker) er
 	return nil
 }
 
+// waitAssigned waits until every partition has a reader and every member has one.
+func (ms *members) waitAssigned(ctx context.Context) error {
+	for {
+		assigned, idle := 0, false
+		for _, m := range ms.all {
+			n := len(m.sub.Assigned()[topic])
+			assigned += n
+			idle = idle || n == 0
+		}
+		if assigned == partitions && !idle {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errors.New("the members got no partitions"), context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // partitions tells who reads what.
 func (ms *members) partitions() string {
 	text := ""

@@ -16,7 +16,7 @@ import (
 func (d *demo) progress(ctx context.Context, l *load, ms *members) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	shown, before := "", int64(0)
+	shown, before := ms.partitions(), int64(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -36,7 +36,7 @@ func (d *demo) progress(ctx context.Context, l *load, ms *members) {
 }
 
 // report prints the table and gives the last line; an error if anything is wrong.
-func (d *demo) report(ctx context.Context, c *client.Client, l *load, v *victim, ms *members) (string, error) {
+func (d *demo) report(ctx context.Context, c *client.Client, l *load, v *victim, readers string) (string, error) {
 	r := d.checker.Report()
 	configs, err := c.Admin().Configs(ctx, topic)
 	if err != nil {
@@ -50,7 +50,7 @@ func (d *demo) report(ctx context.Context, c *client.Client, l *load, v *victim,
 	gap := d.gaps.Longest().Milliseconds()
 	rows := [][2]string{
 		{"acknowledged", fmt.Sprintf("%d (%d before the kill, %d after)", r.Acknowledged, v.before, int64(r.Acknowledged)-v.before)},
-		{"consumed", fmt.Sprintf("%d by %s", r.Consumed, ms.partitions())},
+		{"consumed", fmt.Sprintf("%d by %s", r.Consumed, readers)},
 		{"lost", fmt.Sprint(r.Lost)},
 		{"duplicated", fmt.Sprint(r.Duplicated)},
 		{"out of order within a key", fmt.Sprint(r.OutOfOrder)},

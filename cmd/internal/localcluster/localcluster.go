@@ -198,6 +198,10 @@ func (c *Cluster) StartNode(n int) error {
 
 // launch starts the process with its standard error in the log file.
 func (c *Cluster) launch(n int) (*exec.Cmd, error) {
+	// What the node said before is kept once, for who asks why it ended.
+	if err := os.Rename(c.LogFile(n), c.LogFile(n)+".old"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("log of node %d: %w", n, err)
+	}
 	log, err := os.Create(c.LogFile(n))
 	if err != nil {
 		return nil, fmt.Errorf("log of node %d: %w", n, err)
