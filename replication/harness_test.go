@@ -98,8 +98,8 @@ func (n *trioNode) assignment() assignment {
 	return assignment{topic: n.trio.topic, replica: n.replica}
 }
 
-func (n *trioNode) logOptions() log.Options {
-	return log.Options{FS: n.fs, Dir: "/data/topics/events/0", SegmentBytes: 1 << 20, SameBoot: false,
+func (n *trioNode) logOptions(disk vfs.FS) log.Options {
+	return log.Options{FS: disk, Dir: "/data/topics/events/0", SegmentBytes: 1 << 20, SameBoot: false,
 		Identity: log.Identity{Cluster: "c", Topic: "events", TopicID: n.trio.topic.ID, Incarnation: n.replica.Incarnation}}
 }
 
@@ -111,7 +111,7 @@ func (n *trioNode) create() {
 	for _, dir := range []string{"/", "/data", "/data/topics"} {
 		must(t, n.fs.SyncDir(dir))
 	}
-	l, err := log.Create(n.logOptions())
+	l, err := log.Create(n.logOptions(n.fs))
 	must(t, err)
 	votes, err := OpenVotes(n.fs, "/data/votes.log")
 	must(t, err)
@@ -126,9 +126,10 @@ func (n *trioNode) start() {
 	t.Helper()
 	listener, err := n.trio.network.Listen(n.address)
 	must(t, err)
-	votes, err := OpenVotes(n.fs, "/data/votes.log")
+	disk := n.fs.Mount() // dead once the power was cut, whoever still holds it
+	votes, err := OpenVotes(disk, "/data/votes.log")
 	must(t, err)
-	l, err := log.Open(n.logOptions())
+	l, err := log.Open(n.logOptions(disk))
 	must(t, err)
 	identity := transport.Identity{Cluster: "c", Node: n.id, Incarnation: n.replica.NodeIncarnation}
 	mux := transport.New(transport.Config{Listener: listener, Dial: n.trio.network.Dialer(n.address),
