@@ -147,11 +147,14 @@ func (f *Facade) form() uint8 {
 // readEntries returns the data of the entries, after it has cut args.Entries to
 // what fits.
 func (f *Facade) readEntries(args *raft.AppendEntriesRequest) ([][]byte, []entryMeta, error) {
+	first := segment.Index(args.Entries[0].Index)
+	if uint64(first) != args.PrevLogEntry+1 {
+		return nil, nil, fmt.Errorf("entry %d behind entry %d", first, args.PrevLogEntry) // indexes are not sent
+	}
 	if f.config.Source == nil {
 		data, table := cutEntries(args, f.config.MaxEntriesBytes)
 		return data, table, nil
 	}
-	first := segment.Index(args.Entries[0].Index)
 	frames, headers, err := f.config.Source.ReadEntries(first, len(args.Entries), f.config.MaxEntriesBytes)
 	if err != nil {
 		return nil, nil, err
@@ -225,7 +228,11 @@ func absent(err error, known uint64) (absence, bool) {
 	switch {
 	case errors.Is(err, ErrPeerDown), errors.Is(err, ErrConnectionLost):
 		return absence{}, true
-	case errors.As(err, &remote) && (remote.Code == CodeGroupUnknown || remote.Code == CodeOtherReplica):
+	case !errors.As(err, &remote):
+		return absence{}, false
+	}
+	switch remote.Code {
+	case CodeGroupUnknown, CodeOtherReplica, CodeUnknownMethod: // the last: a node that is just starting
 		return absence{unknown: true, announced: known}, true
 	default:
 		return absence{}, false

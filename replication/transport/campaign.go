@@ -106,6 +106,10 @@ func (f *Facade) receiveTimeoutNow(ctx context.Context, r *wireReader) ([]byte, 
 	if instance := f.instance(); instance != nil && term < instance.CurrentTerm() {
 		return nil, fmt.Errorf("%w: %d, this replica is in %d", ErrStaleTerm, term, instance.CurrentTerm())
 	}
+	// Not for longer than the caller waits: raft may sit in a sync, and a campaign
+	// that begins after it would depose whoever was elected meanwhile.
+	ctx, cancel := context.WithTimeout(ctx, f.config.VoteTimeout)
+	defer cancel()
 	if err := f.Campaign(ctx); err != nil {
 		return nil, err
 	}

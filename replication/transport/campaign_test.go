@@ -105,6 +105,26 @@ func TestOvertakenRequest(t *testing.T) {
 	}
 }
 
+// TestLateCampaign: a request to campaign that raft was too busy to take is not
+// taken once nobody waits for it any more.
+func TestLateCampaign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newFakeNetwork(t)
+		a := newEndpoint(t, network, 1, FacadeConfig{VoteTimeout: time.Second})
+		b := newEndpoint(t, network, 2, FacadeConfig{VoteTimeout: time.Second})
+		b.Bind(&fakeRaft{state: raft.Follower, servers: testConfiguration(3).Servers})
+		if err := a.RequestCampaign(t.Context(), testID(2)); err == nil {
+			t.Fatal("raft was never asked")
+		}
+		synctest.Wait()
+		select {
+		case rpc := <-b.Consumer():
+			t.Fatalf("raft got %T", rpc.Command)
+		default:
+		}
+	})
+}
+
 // TestCampaignEnds: with its context, where raft does not take it, and with the
 // facade, where raft never answers.
 func TestCampaignEnds(t *testing.T) {

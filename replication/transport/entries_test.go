@@ -2,6 +2,8 @@ package transport
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"strings"
 	"testing"
 
@@ -107,6 +109,7 @@ func TestDamagedFrames(t *testing.T) {
 		"bit of a record":          func(e []*raft.Log) { e[1].Data[segment.HeaderSize+3] ^= 1 },
 		"bit of the header":        func(e []*raft.Log) { e[1].Data[23] ^= 1 },
 		"base offset":              func(e []*raft.Log) { e[1].Data[7] ^= 1 },
+		"length":                   func(e []*raft.Log) { e[1].Data[11] ^= 1 }, // no checksum covers it
 		"term":                     func(e []*raft.Log) { segment.Stamp(e[1].Data, 0, 4) },
 		"shorter than it says":     func(e []*raft.Log) { e[1].Data = e[1].Data[:len(e[1].Data)-1] },
 		"longer than it says":      func(e []*raft.Log) { e[1].Data = append(e[1].Data, 0) },
@@ -140,7 +143,11 @@ func internal(kind segment.Kind, content string) *raft.Log {
 // refused, because the replicas would not hold equal bytes.
 func TestOtherEncoding(t *testing.T) {
 	e := internal(segment.KindNoop, "")
-	segment.SetAppendTime(e.Data, 12345) // another timestamp, a right checksum
+	binary.BigEndian.PutUint64(e.Data[35:], 12345) // another max timestamp
+	binary.BigEndian.PutUint32(e.Data[17:], crc32.Checksum(e.Data[21:], crc32.MakeTable(crc32.Castagnoli)))
+	if kind, _, err := segment.DecodeInternal(e.Data); kind != segment.KindNoop || err != nil || !segment.ChecksumOK(e.Data) {
+		t.Fatalf("not a valid frame: %v", err)
+	}
 	if err := checkFrames([]*raft.Log{e}); err == nil {
 		t.Fatal("accepted")
 	}

@@ -128,7 +128,20 @@ var (
 
 // Facade is the raft.Transport of one raft instance of one group, over the mux
 // that all groups of the node share. It is used by one instance and closed with
-// it; the next instance gets a new one. The package comment has the rules.
+// it; the next instance gets a new one. What it does beyond carrying requests,
+// each because stock raft alone would lose something (letters as in DESIGN 4.3):
+//
+//	sending     reads the frames of a partition itself, and cuts a request to 1 MiB
+//	            in place                                               append.go
+//	            holds entries for a peer that is away (h)              hold.go
+//	            tells idle followers of a commit (b)                   nudge.go
+//	            remembers what followers acknowledged (d)              match.go
+//	receiving   verifies every frame, and fails the request            entries.go
+//	            clamps the commit index (a), takes heartbeats through
+//	            raft's main queue (b), says where the logs agree (j),
+//	            keeps raft's snapshots from a partition                facade_receive.go
+//	both        campaigns when asked to (e), withholds votes           campaign.go
+//	            ends its own group's calls when it is closed (g)       here
 //
 // raft calls it from many goroutines. It calls back into raft only through
 // Instance's methods that do not wait, so it can be told things in raft's own
@@ -136,9 +149,8 @@ var (
 type Facade struct {
 	config   FacadeConfig
 	consumer chan raft.RPC
-	closed   chan struct{} // closed by Close and by Silence
-	ctx      context.Context
-	cancel   context.CancelCauseFunc // of ctx: every call that is under way
+	ctx      context.Context         // ends with Close and Silence
+	cancel   context.CancelCauseFunc // of ctx
 	arriving atomic.Int32            // requests handed to raft and not answered
 	withheld atomic.Bool             // WithholdVotes
 	bound    atomic.Pointer[Instance]
@@ -193,7 +205,6 @@ func NewFacade(config FacadeConfig) (*Facade, error) {
 	return &Facade{
 		config:   config,
 		consumer: make(chan raft.RPC),
-		closed:   make(chan struct{}),
 		ctx:      ctx,
 		cancel:   cancel,
 		replicas: make(map[raft.ServerID]*replica),
@@ -261,7 +272,6 @@ func (f *Facade) Silence() {
 	}
 	f.isClosed = true
 	f.nudges.stop(&f.work)
-	close(f.closed)
 	f.cancel(ErrGroupClosed)
 }
 

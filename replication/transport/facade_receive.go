@@ -101,7 +101,7 @@ func (f *Facade) deliver(ctx context.Context, rpc raft.RPC) (any, error) {
 	rpc.RespChan = answers
 	select {
 	case f.consumer <- rpc:
-	case <-f.closed:
+	case <-f.ctx.Done():
 		return nil, ErrGroupClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -109,7 +109,7 @@ func (f *Facade) deliver(ctx context.Context, rpc raft.RPC) (any, error) {
 	select {
 	case answer := <-answers:
 		return answer.Response, answer.Error
-	case <-f.closed:
+	case <-f.ctx.Done():
 		return nil, ErrGroupClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()

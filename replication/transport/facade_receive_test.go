@@ -139,6 +139,20 @@ func TestLeaderJumpsToHint(t *testing.T) {
 			t.Fatal(err)
 		}
 		leader.propose(5, 300)
+		// Another one leads from here on, so that what it sends first is an entry
+		// that the old leader has in another term.
+		next := g.members[1]
+		if next == leader {
+			next = g.members[2]
+		}
+		eventually(t, time.Second, "the next leader has everything", func() bool { return next.log.last() == leader.log.last() })
+		if err := next.facade.Campaign(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Second, "it leads", func() bool { return next.raft.State() == raft.Leader })
+		if err := next.raft.Barrier(0).Error(); err != nil {
+			t.Fatal(err)
+		}
 		requests := countRequests(g.network, MethodRaftAppend, old.node)
 		g.network.isolate(old.node, true)
 		g.level(305, 3*time.Second)

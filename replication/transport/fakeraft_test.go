@@ -122,7 +122,7 @@ func (e *endpoint) answer(t *testing.T, f func(command any) any) {
 				default:
 					rpc.Respond(response, nil)
 				}
-			case <-e.closed:
+			case <-e.ctx.Done():
 				return
 			}
 		}

@@ -43,6 +43,44 @@ func TestAnnouncementOvertakesRefusal(t *testing.T) {
 	})
 }
 
+// TestOldAnnouncement: a "group up" from before the call says nothing about the
+// instance that is gone now; the call waits for the next one.
+func TestOldAnnouncement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newFakeNetwork(t)
+		a := newEndpoint(t, network, 1, FacadeConfig{})
+		a.Bind(leading(5, 10))
+		node, attempts := network.node(2), 0
+		node.Handle(MethodRaftAppend, func(req *Request) {
+			switch attempts++; attempts {
+			case 1:
+				req.ReplyError(unknownGroup(testGroup))
+				return
+			case 2: // a node that is just starting
+				req.ReplyError(&RemoteError{Code: CodeUnknownMethod})
+				return
+			}
+			req.Reply(encodeAppendReply(&raft.AppendEntriesResponse{Term: 5, Success: true}))
+		})
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.appendTo(2, proving(5))
+			done <- err
+		}()
+		for n := 1; n <= 3; n++ {
+			<-time.After(unknownRecheck / 2)
+			synctest.Wait()
+			if attempts != n {
+				t.Fatalf("%d attempts after %d announcements", attempts, n-1)
+			}
+			a.groupUp(testID(2))
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestHeldUntilPeerLeaves (DESIGN 4.3 h): raft cannot end the replication to a
 // removed member while that sits in a call.
 func TestHeldUntilPeerLeaves(t *testing.T) {
@@ -123,6 +161,37 @@ func TestFlappingPeer(t *testing.T) {
 
 // bubbleStart is when the clock of every bubble begins.
 var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// TestOtherIncarnationIsHeld: entries for a replica that lost its disk wait until
+// the group has replaced it. Nothing is read from the log for a node that is down.
+func TestOtherIncarnationIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, log := newFakeNetwork(t), filled(t, 5, 3)
+		a, instance := newEndpoint(t, network, 1, FacadeConfig{Source: log}), leading(5, 4)
+		a.Bind(instance)
+		newEndpoint(t, network, 2, FacadeConfig{LocalID: ServerID(2, 0xbeef), Source: log})
+		network.setLink(1, 2, false)
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.appendTo(2, &raft.AppendEntriesRequest{Term: 5, PrevLogEntry: 1, PrevLogTerm: 1, Entries: log.raftEntries(t, 2, 4)})
+			done <- err
+		}()
+		<-time.After(time.Hour)
+		if len(log.reads) > 0 {
+			t.Errorf("%d reads for a node that is down", len(log.reads))
+		}
+		network.setLink(1, 2, true)
+		<-time.After(time.Hour)
+		if len(done) > 0 {
+			t.Fatal(<-done)
+		}
+		instance.change(func(r *fakeRaft) { r.servers = append(r.servers[:1:1], r.servers[2]) })
+		a.LeadershipChanged()
+		if err := <-done; !errors.Is(err, ErrPeerLeft) {
+			t.Fatalf("error %v", err)
+		}
+	})
+}
 
 // TestHeartbeatIsHeldToo: heartbeats to a peer that is away wait like entries do,
 // and go on when it is back.

@@ -104,6 +104,28 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
+// TestAnswerOfAnEarlierReign: nor is one that was overtaken by the next leadership
+// of this same instance.
+func TestAnswerOfAnEarlierReign(t *testing.T) {
+	a, instance := newEndpoint(t, newFakeNetwork(t), 1, FacadeConfig{}), leading(5, 4)
+	a.Bind(instance)
+	p, err := a.replica(testID(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.lead(5); err != nil {
+		t.Fatal(err)
+	}
+	instance.change(func(r *fakeRaft) { r.term = 7 })
+	if _, err := a.lead(7); err != nil {
+		t.Fatal(err)
+	}
+	a.acknowledge(p, proving(5), &raft.AppendEntriesResponse{Term: 5, Success: true})
+	if got := a.Matches(7); len(got) > 0 {
+		t.Fatalf("%v", got)
+	}
+}
+
 // TestCaughtUp: a follower is in sync while it keeps acknowledging what the leader
 // had a moment ago, also if it never has the very last entry; one that stays
 // behind falls out.

@@ -159,6 +159,31 @@ func TestMetadataGroup(t *testing.T) {
 	})
 }
 
+// TestSnapshotIsHeld: for a member that is away, nothing is read yet, and nothing
+// fails, which would put raft to sleep.
+func TestSnapshotIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newFakeNetwork(t)
+		a := newEndpoint(t, network, 1, FacadeConfig{})
+		a.Bind(leading(5, 10))
+		newEndpoint(t, network, 2, FacadeConfig{}).answer(t, func(any) any {
+			return &raft.InstallSnapshotResponse{Term: 5, Success: true}
+		})
+		network.setLink(1, 2, false)
+		args := &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 5, Size: 4, Configuration: raft.EncodeConfiguration(testConfiguration(3))}
+		data, resp, done := strings.NewReader("data"), raft.InstallSnapshotResponse{}, make(chan error, 1)
+		go func() { done <- a.InstallSnapshot(testID(2), "", args, &resp, data) }()
+		<-time.After(time.Hour)
+		if len(done) > 0 || data.Len() != 4 {
+			t.Fatalf("not held: %d bytes left", data.Len())
+		}
+		network.setLink(1, 2, true)
+		if err := <-done; err != nil || !resp.Success {
+			t.Fatal(resp, err)
+		}
+	})
+}
+
 // TestSnapshotIsBounded: one that does not fit a frame is refused before it is
 // read; one that ends early is not sent.
 func TestSnapshotIsBounded(t *testing.T) {

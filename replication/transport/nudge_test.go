@@ -8,19 +8,32 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/metadata"
 )
 
-// recorder keeps the requests that a follower's raft gets.
+// recorder keeps the AppendEntries that are sent, as they are sent: the receiver
+// clamps the commit index.
 type recorder struct {
 	mu   sync.Mutex
 	got  []raft.AppendEntriesRequest
 	hold chan struct{} // if set, answers wait for it
 }
 
+// sent is what a fakeNetwork calls.
+func (r *recorder) sent(_, _ metadata.NodeID, method Method, body []byte) {
+	message := &wireReader{rest: body}
+	e := readEnvelope(message)
+	if a, _, err := decodeAppend(message, e.sender); method == MethodRaftAppend && err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.got = append(r.got, *a)
+	}
+}
+
+// answer is the follower's raft.
 func (r *recorder) answer(command any) any {
 	r.mu.Lock()
-	a := command.(*raft.AppendEntriesRequest)
-	r.got = append(r.got, *a)
 	hold := r.hold
 	r.mu.Unlock()
 	if hold != nil {
@@ -46,6 +59,7 @@ func nudged(t *testing.T) (*endpoint, *fakeRaft, *recorder) {
 	a, instance := newEndpoint(t, network, 1, FacadeConfig{}), leading(5, 3)
 	a.Bind(instance)
 	r := &recorder{}
+	network.sent = r.sent
 	newEndpoint(t, network, 2, FacadeConfig{}).answer(t, r.answer)
 	if _, err := a.appendTo(2, &raft.AppendEntriesRequest{Term: 5, PrevLogEntry: 3, PrevLogTerm: 4}); err != nil {
 		t.Fatal(err)
@@ -176,7 +190,11 @@ func TestCloseJoinsNudges(t *testing.T) {
 			instance.change(func(r *fakeRaft) { r.commit = 3 })
 			a.CommitMoved()
 			<-time.After(wait)
+			start := time.Now()
 			a.Close()
+			if took := time.Since(start); took > 0 {
+				t.Errorf("Close took %v", took)
+			}
 			a.CommitMoved()
 			close(hold)
 		})

@@ -81,9 +81,10 @@ func TestGroupOverMux(t *testing.T) {
 		*dead = member{t: t, node: dead.node, server: muxes[dead.node], log: dead.log, stable: dead.stable}
 		dead.router = NewRouter(RouterConfig{Server: dead.server})
 		dead.start()
-		up := time.Now()
-		eventually(t, 5*time.Second, "the leader reaches it", func() bool { return muxes[leader.node].Up(dead.node) })
-		t.Logf("reached after %v", time.Since(up))
+		eventually(t, 5*time.Second, "the nodes reach each other", func() bool {
+			return muxes[leader.node].Up(dead.node) && muxes[dead.node].Up(leader.node)
+		})
+		dead.announce(leader)
 		eventually(t, 200*time.Millisecond, "it has everything", func() bool { return dead.log.last() == leader.log.last() })
 
 		next := g.members[1]

@@ -110,17 +110,15 @@ func (r *Router) Register(f *Facade) error {
 		return fmt.Errorf("%w: %s", ErrGroupRegistered, f.config.Group)
 	}
 	r.groups[f.config.Group] = f
-	f.onClose = func() { r.remove(f) }
+	f.onClose = func() { r.remove(f.config.Group) }
 	return nil
 }
 
-// remove takes a closed facade out, unless another one has its place.
-func (r *Router) remove(f *Facade) {
+// remove takes a closed facade out; its group's place is free then.
+func (r *Router) remove(g GroupID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.groups[f.config.Group] == f {
-		delete(r.groups, f.config.Group)
-	}
+	delete(r.groups, g)
 }
 
 // facade finds the facade of a group, nil if it is not here.
