@@ -105,7 +105,7 @@ func (f *fetching) poll(ctx context.Context) error {
 		case <-changed:
 		case <-timer.C:
 			return nil
-		case <-f.node.stopping:
+		case <-f.node.stopping.Done():
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)

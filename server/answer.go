@@ -79,7 +79,7 @@ func encode(h header, response kmsg.Response) *answer {
 type sink struct {
 	conn net.Conn
 	raw  sendfiler // nil where the connection cannot take files (TLS, pipes)
-	sent func(int64)
+	node *node     // counts what is sent how
 }
 
 // write sends the whole answer.
@@ -105,11 +105,7 @@ func (s *sink) write(a *answer) error {
 			return err
 		}
 	}
-	err := flush()
-	if err == nil && s.sent != nil {
-		s.sent(a.size)
-	}
-	return err
+	return flush()
 }
 
 // buffers writes memory in pieces, each under its own deadline.
@@ -149,6 +145,7 @@ func (s *sink) slice(slice *log.Slice) error {
 				return fmt.Errorf("send segment: %w", err)
 			}
 			position, left = position+n, left-n
+			s.node.files.Add(n)
 		}
 		return nil
 	}
@@ -162,6 +159,7 @@ func (s *sink) slice(slice *log.Slice) error {
 			return err
 		}
 		position, left = position+n, left-n
+		s.node.copied.Add(n)
 	}
 	return nil
 }

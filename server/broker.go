@@ -34,10 +34,10 @@ type Broker struct {
 	info     Info
 	opened   time.Time
 
-	ready     chan struct{} // closed when the broker can serve
-	took      atomic.Int64  // nanoseconds from Open to ready
-	stopping  chan struct{} // closed when a stop begins
-	stopOnce  sync.Once
+	ready     chan struct{}   // closed when the broker can serve
+	took      atomic.Int64    // nanoseconds from Open to ready
+	stopping  context.Context // ends when a stop begins
+	stop      context.CancelFunc
 	context   context.Context // ends with the broker
 	cancel    context.CancelFunc
 	workers   sync.WaitGroup
@@ -65,7 +65,7 @@ type Info struct {
 // locked and read and the listeners are bound; Ready tells when the broker can
 // serve. ctx bounds Open alone.
 func Open(ctx context.Context, config Config) (*Broker, error) {
-	b := &Broker{opened: time.Now(), ready: make(chan struct{}), stopping: make(chan struct{}),
+	b := &Broker{opened: time.Now(), ready: make(chan struct{}),
 		closed: make(chan struct{}), fatal: make(chan error, 1)}
 	b.config = config.withDefaults()
 	settings, err := b.config.validate()
@@ -77,6 +77,7 @@ func Open(ctx context.Context, config Config) (*Broker, error) {
 		return nil, err
 	}
 	b.context, b.cancel = context.WithCancel(context.Background())
+	b.stopping, b.stop = context.WithCancel(b.context)
 	if b.host, err = replication.Open(ctx, b.hostConfig(sockets)); err != nil {
 		b.cancel()
 		sockets.close()
@@ -203,7 +204,7 @@ func (b *Broker) begin() {
 		return
 	}
 	select {
-	case <-b.stopping:
+	case <-b.stopping.Done():
 		return
 	default:
 	}
@@ -252,12 +253,9 @@ func (b *Broker) Close() error { return b.close(true) }
 // handed over, finished or marked. For tests of what a crash does.
 func (b *Broker) Kill() error { return b.close(false) }
 
-// stop begins the end: /readyz says no, long polls return.
-func (b *Broker) stop() { b.stopOnce.Do(func() { close(b.stopping) }) }
-
 func (b *Broker) close(graceful bool) error {
 	b.closeOnce.Do(func() {
-		b.stop()
+		b.stop() // /readyz says no, long polls return
 		if graceful {
 			b.closeErr = b.closeGracefully()
 		} else {

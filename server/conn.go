@@ -244,7 +244,7 @@ func (c *conn) readError(err error) error {
 
 // answer is the answering goroutine.
 func (c *conn) answer() {
-	out := sink{conn: c.net, raw: newSendfiler(c.net, c.node.sendSlots)}
+	out := sink{conn: c.net, raw: newSendfiler(c.net, c.node.sendSlots), node: c.node}
 	failed := false
 	for next := range c.calls {
 		if failed {

@@ -176,7 +176,7 @@ func (n *node) awaitLeaders(ctx context.Context, t *metadata.Topic) {
 		case <-changed:
 		case <-ctx.Done():
 			return
-		case <-n.stopping:
+		case <-n.stopping.Done():
 			return
 		}
 	}

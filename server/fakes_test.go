@@ -361,6 +361,7 @@ type testNode struct {
 	cluster *fakeCluster
 	addr    string
 	ln      *listener
+	stop    context.CancelFunc
 }
 
 // newTestNode starts a node; settings are broker configurations.
@@ -372,8 +373,8 @@ func newTestNode(t testing.TB, brokers int, settings map[string]string) *testNod
 	}
 	c := newFakeCluster(t, brokers)
 	n := newNode(c, parsed, slog.New(slog.DiscardHandler))
-	stop := make(chan struct{})
-	n.stopping = stop
+	ctx, stop := context.WithCancel(context.Background())
+	n.stopping = ctx
 	n.groups = newGroupService(n)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -382,10 +383,10 @@ func newTestNode(t testing.TB, brokers int, settings map[string]string) *testNod
 	ln := newListener(n, l)
 	ln.start()
 	var workers sync.WaitGroup
-	workers.Go(func() { n.leaders.run(c, stop) })
-	workers.Go(func() { n.groups.follow(n, stop) })
+	workers.Go(func() { n.leaders.run(c, ctx.Done()) })
+	workers.Go(func() { n.groups.follow(n, ctx.Done()) })
 	t.Cleanup(func() {
-		close(stop)
+		stop()
 		ln.drain(5 * time.Second)
 		ln.wg.Wait()
 		workers.Wait()
@@ -398,7 +399,7 @@ func newTestNode(t testing.TB, brokers int, settings map[string]string) *testNod
 			}
 		}
 	})
-	return &testNode{node: n, cluster: c, addr: l.Addr().String(), ln: ln}
+	return &testNode{node: n, cluster: c, addr: l.Addr().String(), ln: ln, stop: stop}
 }
 
 // topic makes a topic with replicas on the given nodes, the first leading.

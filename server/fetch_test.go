@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -390,5 +395,88 @@ func TestInflateLimit(t *testing.T) {
 	got := n.call(t, fetchRequest(12, fetchTopicOf("t", topic.ID, 0))).(*kmsg.FetchResponse).Topics[0].Partitions[0]
 	if !bytes.Equal(got.RecordBatches, stored) {
 		t.Fatalf("code %d, %d bytes", got.ErrorCode, len(got.RecordBatches))
+	}
+}
+
+// The records of a catch-up read go out by sendfile, every byte as it is stored;
+// where the connection or the file cannot, they are copied.
+func TestRecordsAreSentFromTheFile(t *testing.T) {
+	n := newTestNode(t, 1, map[string]string{"millrace.fetch.inflate": "never"})
+	topic := n.topic(t, "t", 1, nil)
+	p := n.cluster.partition("t", 0)
+	p.log.inFile(t)
+	var want []byte
+	for i := range 40 {
+		want = append(want, p.fill(segment.Build([]segment.Record{{Value: noise(90_000 + i)}}, segment.BuildOptions{}))...)
+	}
+	req := fetchRequest(12, fetchTopicOf("t", topic.ID, 0))
+	req.Topics[0].Partitions[0].PartitionMaxBytes = 50 << 20
+	got := n.call(t, req).(*kmsg.FetchResponse).Topics[0].Partitions[0]
+	if !bytes.Equal(got.RecordBatches, want) {
+		t.Fatalf("%d bytes, want %d", len(got.RecordBatches), len(want))
+	}
+	sent, copied := n.files.Load(), n.copied.Load()
+	if runtime.GOOS == "linux" && (sent != int64(len(want)) || copied != 0) {
+		t.Fatalf("%d bytes by sendfile, %d copied", sent, copied)
+	}
+	// A connection that is no TCP socket, such as one under TLS.
+	left, right := net.Pipe()
+	defer right.Close()
+	go func() {
+		defer left.Close()
+		slice := log.Slice{File: p.log.file, Length: int64(len(want))}
+		out := sink{conn: left, raw: newSendfiler(left, n.sendSlots), node: n.node}
+		if err := out.slice(&slice); err != nil {
+			t.Error(err)
+		}
+	}()
+	plain, err := io.ReadAll(right)
+	if err != nil || !bytes.Equal(plain, want) || n.copied.Load() != int64(len(want)) {
+		t.Fatalf("%d bytes over a pipe, %d copied, %v", len(plain), n.copied.Load(), err)
+	}
+}
+
+// A client that reads nothing is given up; what its answer held is released.
+func TestClientThatNeverReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left, right := net.Pipe()
+		defer right.Close()
+		out := sink{conn: left, node: &node{}}
+		a := &answer{}
+		a.addBytes(make([]byte, 100))
+		began := time.Now()
+		if err := out.write(a); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != writeStall {
+			t.Fatalf("%v after %s", err, time.Since(began))
+		}
+	})
+}
+
+// A stop of the broker ends long polls and members that wait for a rebalance.
+func TestStopEndsWaits(t *testing.T) {
+	n := newTestNode(t, 1, map[string]string{"offsets.topic.num.partitions": "1", "group.initial.rebalance.delay.ms": "600000"})
+	topic := n.topic(t, "t", 1, nil)
+	poll := fetchRequest(12, fetchTopicOf("t", topic.ID, 0))
+	poll.MaxWaitMillis = 60_000
+	find := kmsg.NewPtrFindCoordinatorRequest()
+	find.CoordinatorKey = "g"
+	n.call(t, find)
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.SetVersion(3)
+	join.Group, join.ProtocolType, join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = "g", "consumer", 10_000, 600_000
+	join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range"}}
+	var members []*wire
+	for _, req := range []kmsg.Request{poll, join} {
+		c := dial(t, n.addr)
+		defer c.close()
+		c.send(t, req)
+		members = append(members, c)
+	}
+	records := n.cluster.partition("t", 0).log
+	eventually(t, "the fetch waits", func() bool { records.mu.Lock(); defer records.mu.Unlock(); return len(records.watchers) > 0 })
+	n.stop()
+	for _, c := range members {
+		if _, body := c.receive(t); len(body) == 0 {
+			t.Fatal("empty answer")
+		}
 	}
 }

@@ -27,7 +27,14 @@ const (
 // and the partitions of __consumer_offsets on the other.
 type groupService struct {
 	coordinator *groups.Coordinator
+	stopping    context.Context // as node.stopping
 }
+
+// The requests that wait for other members of their group.
+const (
+	keyJoinGroup = 11
+	keySyncGroup = 14
+)
 
 // newGroupService makes the coordinators of a node; none leads anything until
 // follow says so.
@@ -38,7 +45,7 @@ func newGroupService(n *node) groupService {
 	if delay == 0 {
 		delay = -1 // 0 would be the default
 	}
-	return groupService{groups.New(groups.Config{
+	return groupService{stopping: n.stopping, coordinator: groups.New(groups.Config{
 		Store: offsetsStore{n},
 		Partitions: func() int32 {
 			t, ok := n.cluster.View().TopicNamed(offsetsTopic)
@@ -66,6 +73,14 @@ func newGroupService(n *node) groupService {
 
 // handle passes a request of a group to its coordinator.
 func (g groupService) handle(ctx context.Context, r *request) (kmsg.Response, error) {
+	if r.key == keyJoinGroup || r.key == keySyncGroup {
+		// These wait for other members, up to minutes, and change nothing by being
+		// given up: the client looks for the coordinator again.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(g.stopping, cancel)()
+	}
 	return g.coordinator.Handle(ctx, r.body, groups.ClientInfo{ID: r.clientID, Host: "/" + r.client.host()}), nil
 }
 

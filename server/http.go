@@ -90,7 +90,7 @@ type check struct {
 func (s *httpServer) readyz(w http.ResponseWriter, r *http.Request) {
 	checks := []check{
 		{"ready", closed(s.broker.ready)},
-		{"not_stopping", !closed(s.broker.stopping)},
+		{"not_stopping", s.broker.stopping.Err() == nil},
 	}
 	status := http.StatusOK
 	for _, c := range checks {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -49,8 +50,11 @@ type node struct {
 	leaders   *pulse
 	creating  *creations
 	groups    groupService
-	// stopping ends waits that only delay a stop (long polls).
-	stopping <-chan struct{}
+	// stopping is done when the broker begins to stop; it ends waits that would
+	// only delay that (long polls, members that wait for a rebalance).
+	stopping context.Context
+	files    atomic.Int64 // record bytes sent from files by sendfile
+	copied   atomic.Int64 // record bytes of files that were read and written
 }
 
 // newNode makes a node over a cluster; the caller sets groups and stopping.
