@@ -44,13 +44,13 @@ func newLink(h *Host, peer metadata.NodeID) *link {
 }
 
 // report marks a group's leadership as news for the peer; up its replica here.
-func (l *link) report(groups ...transport.GroupID) { l.mark(l.reports, groups) }
-func (l *link) up(groups ...transport.GroupID)     { l.mark(l.ups, groups) }
+func (l *link) report(groups ...transport.GroupID) { l.mark(&l.reports, groups) }
+func (l *link) up(groups ...transport.GroupID)     { l.mark(&l.ups, groups) }
 
-func (l *link) mark(set map[transport.GroupID]bool, groups []transport.GroupID) {
+func (l *link) mark(set *map[transport.GroupID]bool, groups []transport.GroupID) {
 	l.mu.Lock()
 	for _, g := range groups {
-		set[g] = true
+		(*set)[g] = true
 	}
 	l.mu.Unlock()
 	select {

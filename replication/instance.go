@@ -112,8 +112,9 @@ func (p *Partition) newInstance() (in *instance, err error) {
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
 	snapshots := &snapshotStore{checkpoint: p.log.Checkpoint()}
 	machine := &fsm{log: p.log, moved: in.moved, stop: func(err error) { p.fail(err) }}
+	stable := stableStore{p.stable, &in.store.poisoned, &snapshots.started, in.termFailed}
 	config := raftConfig(p.local, p.timings, raftLogger(p.logger, p.topic, p.group.Partition), in.notify)
-	in.raft, err = newRaft(config, machine, in.store, poisonedStable{p.stable, in.store}, snapshots, in.facade)
+	in.raft, err = newRaft(config, machine, in.store, stable, snapshots, in.facade)
 	if err != nil {
 		in.facade.Close()
 		return nil, fmt.Errorf("start raft of %s/%d: %w", p.topic, p.group.Partition, err)
@@ -227,6 +228,14 @@ func (in *instance) barrierPassed(future raft.Future) {
 // moved follows the state machine: what was applied was committed, which the
 // followers should hear of soon.
 func (in *instance) moved() { in.facade.CommitMoved() }
+
+// termFailed ends the broker: a term that cannot be stored is a disk that cannot
+// be trusted.
+func (in *instance) termFailed(err error) {
+	in.facade.Silence()
+	in.partition.fatal(err)
+	in.partition.replaceInstance(nil)
+}
 
 // poisoned keeps the instance from acting any further.
 func (in *instance) poisoned(err error) {

@@ -177,16 +177,3 @@ func (s *logStore) poison(err error) {
 		s.failed(err)
 	}
 }
-
-// poisonedStable keeps a poisoned instance from voting or taking a new term.
-type poisonedStable struct {
-	raft.StableStore
-	store *logStore
-}
-
-func (s poisonedStable) Set(key, value []byte) error {
-	if s.store.poisoned.Load() {
-		return errPoisoned
-	}
-	return s.StableStore.Set(key, value)
-}
