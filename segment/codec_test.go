@@ -119,6 +119,25 @@ func TestBombs(t *testing.T) {
 	}
 }
 
+// TestRawSnappyBomb checks the one format that cannot be inflated as a stream: a
+// block is refused by the length that it claims.
+func TestRawSnappyBomb(t *testing.T) {
+	payload := Build([]Record{{Value: make([]byte, 40<<20)}}, BuildOptions{})[HeaderSize:]
+	frame := append(make([]byte, HeaderSize), s2.EncodeSnappy(nil, payload)...)
+	Header{Attributes: Attributes(CodecSnappy), ProducerID: -1, NumRecords: 1}.put(frame)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := Check(frame, Limits{MaxInflatedBytes: 30 << 20})
+	runtime.ReadMemStats(&after)
+	wantReason(t, err, TooLarge)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+		t.Errorf("%d bytes allocated", used)
+	}
+	if _, err := Check(frame, Limits{}); err != nil {
+		t.Errorf("within the limit: %v", err)
+	}
+}
+
 // TestInflatePayloads checks payloads that other clients write, and ones that
 // some of their readers refuse, each in a batch that is right otherwise.
 func TestInflatePayloads(t *testing.T) {
@@ -164,7 +183,7 @@ func TestInflatePayloads(t *testing.T) {
 		{"snappy framed, size beyond the end", CodecSnappy, append(xerial(1, block), 0xff, 0xff, 0xff, 0xff), false},
 		{"snappy block cut off", CodecSnappy, cutTail(block, 1), false},
 		{"snappy block, length of 4 GiB", CodecSnappy, []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0}, false},
-		{"s2 block", CodecSnappy, s2Repeats(payload), false},
+		{"s2 block", CodecSnappy, s2Repeats, false},
 		{"snappy, nothing", CodecSnappy, nil, false},
 
 		{"lz4", CodecLZ4, l4, true},
@@ -276,15 +295,9 @@ func zstdStream(t *testing.T, b []byte, window int) []byte {
 	return frame
 }
 
-// s2Repeats is a block that only S2's own reader understands.
-func s2Repeats(b []byte) []byte {
-	for _, encode := range []func(dst, src []byte) []byte{s2.Encode, s2.EncodeBetter, s2.EncodeBest} {
-		if out := encode(nil, b); !plainSnappy(out) {
-			return out
-		}
-	}
-	return []byte{1, 1, 0}
-}
+// s2Repeats is a block of twelve bytes in which S2 repeats an offset: "abcd", a
+// copy of it, and once more by a copy of offset 0.
+var s2Repeats = []byte{12, 3 << 2, 'a', 'b', 'c', 'd', 1, 4, 1, 0}
 
 func cutTail(b []byte, n int) []byte { return b[:len(b)-n] }
 
@@ -321,6 +334,9 @@ func TestPlainSnappy(t *testing.T) {
 		if !plainSnappy(s2.EncodeSnappy(nil, b)) || !plainSnappy(s2.EncodeSnappyBest(nil, b)) {
 			t.Fatalf("%d: a snappy block is refused", n)
 		}
+	}
+	if out, err := s2.Decode(nil, s2Repeats); err != nil || plainSnappy(s2Repeats) {
+		t.Errorf("the decoder reads S2 as %q, %v; it must not get that far", out, err)
 	}
 	if plainSnappy(nil) || plainSnappy([]byte{5, 1}) || plainSnappy([]byte{5, 0xfc, 1}) {
 		t.Error("a block that is cut off is accepted")

@@ -3,7 +3,6 @@ package segment
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 
@@ -25,14 +24,13 @@ const (
 	maxKeptBlock = 1 << 20
 )
 
-// decoder decompresses one payload. What it holds of the payload it lets go of
-// on reset(nil), so that pooled ones pin no request buffers.
+// decoder decompresses one payload, to io.EOF only if nothing lies behind its
+// end. What it holds of the payload it lets go of on reset(nil), so that pooled
+// ones pin no request buffers.
 type decoder interface {
 	io.Reader
 	// reset starts on a payload; limit is how many bytes the caller will read.
 	reset(src []byte, limit int64) error
-	// rest is how many bytes of the payload lie behind its end.
-	rest() int
 }
 
 // stream is a decoder in use: it counts the bytes that come out.
@@ -111,20 +109,13 @@ func (s *stream) close() {
 // Read reads uncompressed bytes. io.EOF means that the payload ended where it
 // should. Errors are *BatchError or ErrInflatedTooLarge.
 func (s *stream) Read(p []byte) (int, error) {
-	if int64(len(p)) > s.left {
-		p = p[:s.left+1] // one more than allowed is enough to know
-	}
 	n, err := s.decoder.Read(p)
 	s.left -= int64(n)
 	switch {
 	case s.left < 0:
 		return 0, ErrInflatedTooLarge
-	case err == nil:
-		return n, nil
-	case err == io.EOF && s.decoder.rest() == 0:
-		return n, io.EOF
-	case err == io.EOF:
-		err = fmt.Errorf("%d bytes behind the end", s.decoder.rest())
+	case err == nil || err == io.EOF:
+		return n, err
 	}
 	return n, decodeError(s.codec, err)
 }
@@ -152,7 +143,6 @@ func (d *gzipDecoder) reset(src []byte, _ int64) error {
 }
 
 func (d *gzipDecoder) Read(p []byte) (int, error) { return d.reader.Read(p) }
-func (d *gzipDecoder) rest() int                  { return d.source.Len() }
 
 // zstdDecoder reads CodecZstd.
 type zstdDecoder struct {
@@ -170,7 +160,6 @@ func (d *zstdDecoder) reset(src []byte, _ int64) error {
 }
 
 func (d *zstdDecoder) Read(p []byte) (int, error) { return d.reader.Read(p) }
-func (d *zstdDecoder) rest() int                  { return d.source.Len() }
 
 // zstdNeedsWide reports a first frame with a window above zstdWindow.
 func zstdNeedsWide(src []byte) bool {

@@ -51,7 +51,6 @@ func (d *lz4Decoder) reset(src []byte, _ int64) error {
 }
 
 func (d *lz4Decoder) Read(p []byte) (int, error) { return d.reader.Read(p) }
-func (d *lz4Decoder) rest() int                  { return d.source.Len() }
 
 // checkLZ4Frame walks the blocks of a frame without decompressing them.
 func checkLZ4Frame(src []byte) error {

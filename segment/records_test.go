@@ -1,7 +1,9 @@
 package segment
 
 import (
+	"bytes"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -40,6 +42,8 @@ func TestRecordsOfCompactedBatch(t *testing.T) {
 	set32(atLastDelta, 3)(frame)
 	_, err = Records(frame, 0)
 	wantReason(t, err, Corrupt)
+	_, err = Records(batchOf(t, CodecNone, 1, record(0, zero, null, null, null, zero)), 0) // delta -1
+	wantReason(t, err, Corrupt)
 }
 
 func TestRecordsRefuses(t *testing.T) {
@@ -62,6 +66,27 @@ func TestVarintSize(t *testing.T) {
 			if got := varintSize(v); got != len(varint(v)) {
 				t.Errorf("%d: %d, want %d", v, got, len(varint(v)))
 			}
+		}
+	}
+}
+
+// TestWalkerWindows reads records through windows that are smaller than a field
+// and from a reader that gives one byte at a time.
+func TestWalkerWindows(t *testing.T) {
+	frame := Build(append(someRecords(5), threeRecords()...), BuildOptions{})
+	h, err := DecodeHeader(frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := frame[HeaderSize:]
+	for window := maxVarlong; window < 400; window++ {
+		w := &walker{reader: iotest.OneByteReader(bytes.NewReader(payload)), buf: make([]byte, 0, window)}
+		if newest, err := walkRecords(w, h, Limits{}); err != nil || newest != h.MaxTimestamp {
+			t.Fatalf("window of %d: %d, %v", window, newest, err)
+		}
+		cut := &walker{reader: iotest.OneByteReader(bytes.NewReader(payload[:window])), buf: make([]byte, 0, 16)}
+		if _, err := walkRecords(cut, h, Limits{}); err == nil {
+			t.Fatalf("cut off at %d and accepted", window)
 		}
 	}
 }

@@ -64,8 +64,6 @@ func (d *snappyDecoder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (d *snappyDecoder) rest() int { return len(d.src) }
-
 // nextBlock decompresses the next block; its length is not believed before the
 // bytes that are there could yield it.
 func (d *snappyDecoder) nextBlock() error {
