@@ -34,6 +34,11 @@ const (
 	Zstd Codec = "zstd"
 )
 
+// metadataMinAge is how soon a client that lost a leader asks again who leads.
+// franz-go's five seconds would be added to every change of a leader that is not
+// decided at the first question.
+const metadataMinAge = 250 * time.Millisecond
+
 // config is what the options set. It is not changed after Open.
 type config struct {
 	addresses []string
@@ -116,6 +121,7 @@ func (c *config) base() []kgo.Opt {
 		kgo.ClientID(c.clientID),
 		kgo.SoftwareNameAndVersion("millrace-go", "1"),
 		kgo.DialTimeout(openTimeout),
+		kgo.MetadataMinAge(metadataMinAge),
 	}
 	if c.tls != nil {
 		opts = append(opts, kgo.DialTLSConfig(c.tls))

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/client"
 )
@@ -102,7 +101,7 @@ func TestFromTheEnd(t *testing.T) {
 func TestPartitionsAddedWhileReading(t *testing.T) {
 	c := open(t)
 	topic := newTopic(t, c, 2)
-	sub := subscribe(t, c, client.Topics(topic), client.SubscribeKgo(kgo.MetadataMinAge(50*time.Millisecond)))
+	sub := subscribe(t, c, client.Topics(topic))
 	sub.NarrowTo(0, 10*time.Millisecond)
 	for i := range 20 {
 		if err := c.Produce(limited(t), &client.Record{Topic: topic, Key: fmt.Append(nil, i)}); err != nil {
