@@ -1,0 +1,261 @@
+package log
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/vfs"
+	"github.com/millrace/millrace/segment/vfs/crashfs"
+)
+
+// busyCommit cuts into a sealed segment and appends over two segments: every kind
+// of change of the disk that a commit makes.
+func busyCommit(l *Log) error {
+	if err := l.CutFrom(6); err != nil {
+		return err
+	}
+	_, err := appendTo(l, batchOfRecords(2, 1, 3000, 100, 0), batchOfRecords(2, 1, 3000, 101, 0), batchOfRecords(2, 1, 5000, 102, 0))
+	return err
+}
+
+// busyLog is a log of several segments, five entries applied.
+func busyLog(t *testing.T, disk *crashfs.FS) (*Log, []stored) {
+	t.Helper()
+	l := create(t, smallOptions(disk.Mount()))
+	var all []stored
+	for i := range 12 {
+		all = append(all, mustAppend(t, l, batchOfRecords(1, 1, 2000, uint64(i), 0))...)
+	}
+	if _, err := l.Apply(5); err != nil {
+		t.Fatal(err)
+	}
+	return l, all
+}
+
+// TestIOErrorIsFatal fails each change of the disk in turn: the commit fails with a
+// FatalError, the log takes nothing more and asks the disk for nothing more, and
+// the next start finds one of the allowed histories.
+func TestIOErrorIsFatal(t *testing.T) {
+	for nth := 1; ; nth++ {
+		disk := crashfs.New(int64(nth))
+		l, all := busyLog(t, disk)
+		fault := disk.Inject(crashfs.Fault{Op: crashfs.OpChange, Nth: nth})
+		err := busyCommit(l)
+		if fault.Fired() == 0 {
+			must(t, err)
+			fault.Remove()
+			must(t, l.Close())
+			if nth < 20 {
+				t.Errorf("only %d changes", nth)
+			}
+			return
+		}
+		var fatal *FatalError
+		if !errors.As(err, &fatal) {
+			t.Fatalf("change %d: %v", nth, err)
+		}
+		trace := disk.Trace()
+		if _, err := appendTo(l, batchOfRecords(9, 1, 10, 1, 0)); !errors.As(err, &fatal) {
+			t.Errorf("change %d: the next commit: %v", nth, err)
+		}
+		if err := l.WriteCheckpoint(); !errors.As(err, &fatal) {
+			t.Errorf("change %d: a checkpoint: %v", nth, err)
+		}
+		if err := l.Close(); !errors.As(err, &fatal) {
+			t.Errorf("change %d: close: %v", nth, err)
+		}
+		trace.Stop()
+		if n := trace.Count(crashfs.OpChange, ""); n != 0 {
+			t.Errorf("change %d: %d changes after the error", nth, n)
+		}
+		fault.Remove()
+		disk.Crash(crashfs.CrashOptions{})
+		l = open(t, smallOptions(disk.Mount()))
+		content, err := contents(l)
+		must(t, err)
+		if len(content) < 5 || !isPrefix(content[:5], all) {
+			t.Errorf("change %d: %d entries are left, or others", nth, len(content))
+		}
+		must(t, l.Close())
+	}
+}
+
+// TestSyncOfFullDiskIsFatal: a sync that fails for lack of space is no harmless
+// lack of space.
+func TestSyncOfFullDiskIsFatal(t *testing.T) {
+	disk := crashfs.New(1)
+	l := create(t, smallOptions(disk.Mount()))
+	disk.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: ".log", Err: vfs.ErrNoSpace})
+	_, err := appendTo(l, batchOfRecords(1, 1, 10, 1, 0))
+	var fatal *FatalError
+	if !errors.As(err, &fatal) || errors.Is(err, ErrNoSpace) {
+		t.Errorf("error %v", err)
+	}
+	_ = l.Close()
+}
+
+// TestNoSpace fails each change in turn for lack of space: the commit fails with
+// ErrNoSpace, nothing of it is visible, reads go on, and when there is space the
+// same entries go in.
+func TestNoSpace(t *testing.T) {
+	fails := 0
+	for nth := 1; ; nth++ {
+		disk := crashfs.New(int64(nth))
+		l, all := busyLog(t, disk)
+		fault := disk.Inject(crashfs.Fault{Op: crashfs.OpPreallocate, Nth: nth, Err: vfs.ErrNoSpace})
+		if nth > 3 {
+			fault.Remove()
+			fault = disk.Inject(crashfs.Fault{Op: crashfs.OpCreate, Nth: nth - 3, Repeat: nth%2 == 0, Err: vfs.ErrNoSpace})
+		}
+		err := busyCommit(l)
+		if fault.Fired() == 0 {
+			must(t, err)
+			must(t, l.Close())
+			if nth > 3 {
+				break
+			}
+			continue
+		}
+		fails++
+		if !errors.Is(err, ErrNoSpace) {
+			t.Fatalf("change %d: %v", nth, err)
+		}
+		must(t, checkInvariants(l, all[:5]))
+		fault.Remove()
+		again := append(all[:5:5], mustAppend(t, l, batchOfRecords(3, 1, 3000, 200, 0), batchOfRecords(3, 1, 7000, 201, 0))...)
+		must(t, checkInvariants(l, again))
+		disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
+		_ = l.Close()
+		l = open(t, smallOptions(disk.Mount()))
+		must(t, checkInvariants(l, again))
+		must(t, l.Close())
+	}
+	if fails < 6 {
+		t.Errorf("only %d failures", fails)
+	}
+}
+
+// TestCheckpointWithoutSpace: the log goes on and keeps the old checkpoint.
+func TestCheckpointWithoutSpace(t *testing.T) {
+	disk := crashfs.New(1)
+	l, _ := busyLog(t, disk)
+	defer l.Close()
+	before := l.Checkpoint()
+	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpCreate, PathContains: "checkpoint", Repeat: true, Err: vfs.ErrNoSpace})
+	if err := l.WriteCheckpoint(); before.Index != 5 && !errors.Is(err, ErrNoSpace) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := l.Apply(12); err != nil {
+		t.Errorf("apply: %v", err)
+	}
+	if got := l.Checkpoint(); got.Index != before.Index {
+		t.Errorf("checkpoint %d without space", got.Index)
+	}
+	fault.Remove()
+	must(t, l.WriteCheckpoint())
+	if got := l.Checkpoint(); got.Index != 12 {
+		t.Errorf("checkpoint %d", got.Index)
+	}
+}
+
+// TestDamagedFolder: whatever is damaged below the end is reported with its file,
+// and nothing is changed. An index is made anew.
+func TestDamagedFolder(t *testing.T) {
+	base := segment.Offset(4) // of a sealed segment
+	for name, harm := range map[string]struct {
+		file string
+		do   func(d *crashfs.FS, path string) error
+		fine bool
+	}{
+		"manifest bit":       {file: manifestName, do: flip(20)},
+		"checkpoint bit":     {file: checkpointName, do: flip(20)},
+		"checkpoint missing": {file: checkpointName, do: remove},
+		"header bit":         {file: segment.HeaderName(base), do: flip(20)},
+		"header missing":     {file: segment.HeaderName(base), do: remove},
+		"frames missing":     {file: segment.LogName(base), do: remove},
+		"frames shorter":     {file: segment.LogName(base), do: shorten},
+		"frames of no list":  {file: segment.LogName(99), do: plant},
+		"index missing":      {file: segment.IndexName(base), do: remove, fine: true},
+		"index shorter":      {file: segment.IndexName(base), do: shorten, fine: true},
+		"index bit":          {file: segment.IndexName(base), do: flip(3), fine: true},
+		"last index missing": {file: segment.IndexName(20), do: remove, fine: true},
+		"empty of no list":   {file: segment.LogName(99), do: plantEmpty, fine: true},
+		"temporary":          {file: "manifest.tmp", do: plant, fine: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := crashfs.New(1)
+			l := create(t, smallOptions(disk.Mount()))
+			var all []stored
+			for i := range 24 {
+				all = append(all, mustAppend(t, l, batchOfRecords(1, 1, 1900, uint64(i), 0))...)
+			}
+			if _, err := l.Apply(22); err != nil {
+				t.Fatal(err)
+			}
+			must(t, l.Close())
+			must(t, harm.do(disk, testDir+"/"+harm.file))
+			trace := disk.Trace()
+			l, err := Open(smallOptions(disk.Mount()))
+			trace.Stop()
+			if harm.fine {
+				must(t, err)
+				must(t, checkInvariants(l, all))
+				must(t, l.Close())
+				return
+			}
+			var corruption *CorruptionError
+			if !errors.As(err, &corruption) || corruption.File != harm.file || corruption.Dir != testDir {
+				t.Fatalf("error %v", err)
+			}
+			for _, op := range []crashfs.Op{crashfs.OpWrite, crashfs.OpTruncate, crashfs.OpRemove, crashfs.OpRename} {
+				if trace.Count(op, "") != 0 {
+					t.Errorf("%v in a damaged folder", op)
+				}
+			}
+		})
+	}
+}
+
+func flip(at int64) func(*crashfs.FS, string) error {
+	return func(d *crashfs.FS, path string) error { return d.FlipBit(path, at*8) }
+}
+
+func remove(d *crashfs.FS, path string) error { return d.Remove(path) }
+
+func shorten(d *crashfs.FS, path string) error {
+	file, err := d.Open(path)
+	if err != nil {
+		return err
+	}
+	size, err := file.Size()
+	return errors.Join(err, file.Truncate(size-1), file.Sync(), file.Close())
+}
+
+func plant(d *crashfs.FS, path string) error { return vfs.WriteFile(d, path, []byte("something")) }
+
+func plantEmpty(d *crashfs.FS, path string) error { return vfs.WriteFile(d, path, make([]byte, 100)) }
+
+// TestUncertainStays: a replica whose end was cut where torn and rotten cannot be
+// told apart says so at every start, and keeps what was cut.
+func TestUncertainStays(t *testing.T) {
+	disk := crashfs.New(1)
+	l := create(t, smallOptions(disk.Mount()))
+	mustAppend(t, l, batchOfRecords(1, 1, 100, 1, 0))
+	at := l.Size()
+	mustAppend(t, l, batchOfRecords(1, 1, 1500, 2, 0))
+	disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
+	_ = l.Close()
+	must(t, disk.FlipBit(testDir+"/"+segment.LogName(0), (at+700)*8))
+	for i := range 3 {
+		l = open(t, smallOptions(disk.Mount()))
+		r := l.Recovery()
+		if !r.Uncertain || r.Torn || (r.CutBytes > 0) != (i == 0) || l.LastIndex() != 1 {
+			t.Errorf("start %d: %+v, last index %d", i, r, l.LastIndex())
+		}
+		if len(names(t, disk, segment.TornSuffix)) != 1 {
+			t.Error("what was cut is not kept")
+		}
+		must(t, l.Close())
+	}
+}
