@@ -350,7 +350,7 @@ func TestListOffsets(t *testing.T) {
 	for i := range 5 {
 		p.fill(segment.Build([]segment.Record{{Timestamp: int64(1000 + i), Value: []byte("v")}}, segment.BuildOptions{}))
 	}
-	p.log.start, p.log.hidden = 1, 1
+	p.set(func(p *fakePartition) { p.log.start, p.log.hidden = 1, 1 })
 	notReady := n.cluster.partition("t", 1)
 	notReady.leadership.Store(&replication.Leadership{Leader: true, Term: 5})
 	ask := func(number int32, timestamp int64, epoch int32) kmsg.ListOffsetsResponseTopicPartition {
@@ -524,7 +524,7 @@ func TestDescribeCluster(t *testing.T) {
 
 func TestDescribeLogDirs(t *testing.T) {
 	n := newTestNode(t, 2, nil)
-	n.dataDir = "/data"
+	n.node.dataDir = "/data"
 	n.topic(t, "t", 2, nil)
 	n.topic(t, "away", 1, nil, 2)
 	size := int64(len(n.cluster.partition("t", 1).fill(batchOf(1))))

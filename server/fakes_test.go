@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,7 +30,6 @@ type fakeCluster struct {
 	mu         sync.Mutex
 	index      uint64
 	changeErr  error
-	controller metadata.NodeID
 	alive      map[metadata.NodeID]bool
 	leaders    map[string]replication.LeaderInfo
 	partitions map[string]*fakePartition
@@ -37,7 +37,7 @@ type fakeCluster struct {
 }
 
 func newFakeCluster(t testing.TB, brokers int) *fakeCluster {
-	c := &fakeCluster{t: t, state: metadata.NewState(), controller: 1, alive: map[metadata.NodeID]bool{},
+	c := &fakeCluster{t: t, state: metadata.NewState(), alive: map[metadata.NodeID]bool{},
 		leaders: map[string]replication.LeaderInfo{}, partitions: map[string]*fakePartition{}, watchers: map[chan<- struct{}]struct{}{}}
 	c.mustChange(&metadata.Found{ClusterID: "test-cluster"})
 	for i := 1; i <= brokers; i++ {
@@ -65,7 +65,7 @@ func (c *fakeCluster) Node() metadata.NodeID { return 1 }
 func (c *fakeCluster) ClusterID() string     { return c.View().ClusterID() }
 func (c *fakeCluster) View() *metadata.View  { return c.state.View() }
 
-func (c *fakeCluster) Controller() (metadata.NodeID, bool) { return c.controller, c.controller > 0 }
+func (c *fakeCluster) Controller() (metadata.NodeID, bool) { return 1, true }
 
 func (c *fakeCluster) Leader(topic segment.TopicID, number int32) (replication.LeaderInfo, bool) {
 	c.mu.Lock()
@@ -177,7 +177,7 @@ type fakePartition struct {
 
 func (p *fakePartition) Leadership() replication.Leadership { return *p.leadership.Load() }
 func (p *fakePartition) InSync() int                        { return int(p.inSync.Load()) }
-func (p *fakePartition) Failed() error                      { return p.failed }
+func (p *fakePartition) Failed() error                      { p.mu.Lock(); defer p.mu.Unlock(); return p.failed }
 func (p *fakePartition) Log() partitionLog                  { return p.log }
 
 func (p *fakePartition) Propose(_ context.Context, frame []byte, _ replication.Guard) proposal {
@@ -190,6 +190,34 @@ func (p *fakePartition) Propose(_ context.Context, frame []byte, _ replication.G
 	}
 	result.resolve(replication.Result{Base: p.log.append(frame, p.Leadership().Term)}, nil)
 	return result
+}
+
+// set changes the fake while connections use it.
+func (p *fakePartition) set(change func(*fakePartition)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	change(p)
+}
+
+// decide makes propose answer every batch that follows.
+func (p *fakePartition) decide(propose func(frame []byte, p *fakeProposal) bool) {
+	p.set(func(p *fakePartition) { p.propose = propose })
+}
+
+// stored is what is in the log.
+func (l *fakeLog) stored() [][]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.frames)
+}
+
+// waited reports whether a fetch waits for the log.
+func (l *fakeLog) waited() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.watchers) > 0
 }
 
 type fakeProposal struct {
@@ -222,12 +250,14 @@ type fakeLog struct {
 func newFakeLog() *fakeLog { return &fakeLog{watchers: map[chan<- struct{}]struct{}{}} }
 
 // inFile keeps the frames that follow in a real file, so that they are sent from it.
-func (l *fakeLog) inFile(t testing.TB) {
+func (l *fakeLog) inFile(t testing.TB, n *testNode) {
 	f, err := vfs.OS().Create(filepath.Join(t.TempDir(), "segment.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	n.opened = append(n.opened, f)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.file = f
 }
 
@@ -362,6 +392,7 @@ type testNode struct {
 	addr    string
 	ln      *listener
 	stop    context.CancelFunc
+	opened  []vfs.File // closed when no connection uses them any more
 }
 
 // newTestNode starts a node; settings are broker configurations.
@@ -382,6 +413,7 @@ func newTestNode(t testing.TB, brokers int, settings map[string]string) *testNod
 	}
 	ln := newListener(n, l)
 	ln.start()
+	test := &testNode{node: n, cluster: c, addr: l.Addr().String(), ln: ln, stop: stop}
 	var workers sync.WaitGroup
 	workers.Go(func() { n.leaders.run(c, ctx.Done()) })
 	workers.Go(func() { n.groups.follow(n, ctx.Done()) })
@@ -390,6 +422,9 @@ func newTestNode(t testing.TB, brokers int, settings map[string]string) *testNod
 		ln.drain(5 * time.Second)
 		ln.wg.Wait()
 		workers.Wait()
+		for _, f := range test.opened {
+			f.Close()
+		}
 		if err := n.groups.close(); err != nil {
 			t.Error(err)
 		}
@@ -399,7 +434,7 @@ func newTestNode(t testing.TB, brokers int, settings map[string]string) *testNod
 			}
 		}
 	})
-	return &testNode{node: n, cluster: c, addr: l.Addr().String(), ln: ln, stop: stop}
+	return test
 }
 
 // topic makes a topic with replicas on the given nodes, the first leading.

@@ -61,7 +61,7 @@ func TestFetchAnswersDecodeInEveryVersion(t *testing.T) {
 	here := n.topic(t, "here", 3, nil)
 	away := n.topic(t, "away", 1, nil, 2, 1)
 	memory := n.cluster.partition("here", 0).fill(batchOf(1), bigBatch())
-	n.cluster.partition("here", 1).log.inFile(t)
+	n.cluster.partition("here", 1).log.inFile(t, n)
 	big := segment.Build([]segment.Record{{Value: noise(100_000)}}, segment.BuildOptions{})
 	file := n.cluster.partition("here", 1).fill(batchOf(2), big)
 	for version := int16(4); version <= 18; version++ {
@@ -107,7 +107,7 @@ func TestFetchRefusals(t *testing.T) {
 	for i := range 10 {
 		p.fill(batchOf(i))
 	}
-	p.log.start, p.log.hidden = 2, 3 // log start 2, high watermark 7, end 10
+	p.set(func(p *fakePartition) { p.log.start, p.log.hidden = 2, 3 }) // log start 2, high watermark 7, end 10
 	leader := &replication.Leadership{Leader: true, Ready: true, Term: 5}
 	for _, row := range []struct {
 		name   string
@@ -133,7 +133,7 @@ func TestFetchRefusals(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p.leadership.Store(row.role)
-			p.log.readErr, p.failed = row.broken, row.failed
+			p.set(func(p *fakePartition) { p.log.readErr, p.failed = row.broken, row.failed })
 			req := fetchRequest(12, fetchTopicOf("t", topic.ID, 0))
 			req.Topics[0].Partitions[0].FetchOffset = row.offset
 			req.Topics[0].Partitions[0].CurrentLeaderEpoch = row.epoch
@@ -156,7 +156,7 @@ func TestFetchStopsAtTheHighWatermark(t *testing.T) {
 	p := n.cluster.partition("t", 0)
 	want := p.fill(batchOf(1), batchOf(2))
 	p.fill(batchOf(3))
-	p.log.hidden = 1
+	p.set(func(p *fakePartition) { p.log.hidden = 1 })
 	got := n.call(t, fetchRequest(12, fetchTopicOf("t", topic.ID, 0))).(*kmsg.FetchResponse).Topics[0].Partitions[0]
 	if !bytes.Equal(got.RecordBatches, want) || got.HighWatermark != 2 {
 		t.Fatalf("%d bytes, watermark %d", len(got.RecordBatches), got.HighWatermark)
@@ -223,7 +223,7 @@ func TestFetchWaits(t *testing.T) {
 		t.Fatalf("an empty answer after %s", took)
 	}
 	p := n.cluster.partition("t", 1)
-	subscribed := func() bool { p.log.mu.Lock(); defer p.log.mu.Unlock(); return len(p.log.watchers) > 0 }
+	subscribed := p.log.waited
 
 	c, req := wait(time.Minute)
 	defer c.close()
@@ -257,7 +257,7 @@ func TestFetchEndsWithItsConnection(t *testing.T) {
 	c := dial(t, n.addr)
 	c.send(t, req)
 	records := n.cluster.partition("t", 0).log
-	eventually(t, "the fetch waits", func() bool { records.mu.Lock(); defer records.mu.Unlock(); return len(records.watchers) > 0 })
+	eventually(t, "the fetch waits", records.waited)
 	c.close()
 	eventually(t, "the connection ends", func() bool { return n.ln.connections() == 0 })
 }
@@ -306,7 +306,10 @@ func TestFetchSession(t *testing.T) {
 	}
 	last := fetchRequest(12, fetchTopicOf("t", topic.ID, 0))
 	last.SessionID = resp.SessionID
-	if got := n.call(t, last).(*kmsg.FetchResponse); got.SessionID != 0 || n.sessions.byUse.Len() != 0 || n.sessions.partitions != 0 {
+	got = n.call(t, last).(*kmsg.FetchResponse)
+	n.sessions.mu.Lock()
+	defer n.sessions.mu.Unlock()
+	if got.SessionID != 0 || n.sessions.byUse.Len() != 0 || n.sessions.partitions != 0 {
 		t.Fatalf("a final fetch must end the session: %+v", got)
 	}
 }
@@ -404,7 +407,7 @@ func TestRecordsAreSentFromTheFile(t *testing.T) {
 	n := newTestNode(t, 1, map[string]string{"millrace.fetch.inflate": "never"})
 	topic := n.topic(t, "t", 1, nil)
 	p := n.cluster.partition("t", 0)
-	p.log.inFile(t)
+	p.log.inFile(t, n)
 	var want []byte
 	for i := range 40 {
 		want = append(want, p.fill(segment.Build([]segment.Record{{Value: noise(90_000 + i)}}, segment.BuildOptions{}))...)
@@ -472,7 +475,7 @@ func TestStopEndsWaits(t *testing.T) {
 		members = append(members, c)
 	}
 	records := n.cluster.partition("t", 0).log
-	eventually(t, "the fetch waits", func() bool { records.mu.Lock(); defer records.mu.Unlock(); return len(records.watchers) > 0 })
+	eventually(t, "the fetch waits", records.waited)
 	n.stop()
 	for _, c := range members {
 		if _, body := c.receive(t); len(body) == 0 {

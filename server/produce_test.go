@@ -86,10 +86,10 @@ func TestProduceOutcomes(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			n := newTestNode(t, 1, nil)
 			n.topic(t, "t", 1, nil)
-			n.cluster.partition("t", 0).propose = func(_ []byte, p *fakeProposal) bool {
+			n.cluster.partition("t", 0).decide(func(_ []byte, p *fakeProposal) bool {
 				p.resolve(okResult(41), row.err)
 				return true
-			}
+			})
 			got := n.produceOne(t, produceRequest("t", 0, idempotentBatch(7, 5)))
 			if row.want == nil {
 				if got.ErrorCode != 0 || got.BaseOffset != 41 || got.LogStartOffset != 0 {
@@ -114,16 +114,16 @@ func TestSequenceGapAfterRefusal(t *testing.T) {
 		p.resolve(replication.Result{}, &replication.VoidError{Void: segment.Void{Code: segment.VoidOutOfOrderSequence}})
 		return true
 	}
-	p.propose = gap
+	p.decide(gap)
 	if got := n.produceOne(t, produceRequest("t", 0, idempotentBatch(7, 5))); got.ErrorCode != kerr.OutOfOrderSequenceNumber.Code {
 		t.Fatalf("a gap of the client's own: code %d", got.ErrorCode)
 	}
-	p.propose = func(_ []byte, p *fakeProposal) bool {
+	p.decide(func(_ []byte, p *fakeProposal) bool {
 		p.resolve(replication.Result{}, replication.ErrNotLeader)
 		return true
-	}
+	})
 	n.produceOne(t, produceRequest("t", 0, idempotentBatch(7, 5)))
-	p.propose = gap
+	p.decide(gap)
 	if got := n.produceOne(t, produceRequest("t", 0, idempotentBatch(7, 6))); got.ErrorCode != kerr.NotLeaderForPartition.Code {
 		t.Fatalf("a gap after a refusal: code %d", got.ErrorCode)
 	}
@@ -202,9 +202,11 @@ func TestProduceRefusals(t *testing.T) {
 			}
 		})
 	}
-	if p := n.cluster.partition("t", 0); len(p.frames) > 0 {
-		t.Fatalf("%d refused batches were proposed", len(p.frames))
-	}
+	n.cluster.partition("t", 0).set(func(p *fakePartition) {
+		if len(p.frames) > 0 {
+			t.Errorf("%d refused batches were proposed", len(p.frames))
+		}
+	})
 	// Two batches for one partition in one request: the first stands.
 	resp := n.call(t, produceRequest("t", 0, batchOf(1), batchOf(2))).(*kmsg.ProduceResponse)
 	if a, b := resp.Topics[0].Partitions[0], resp.Topics[0].Partitions[1]; a.ErrorCode != 0 || b.ErrorCode != kerr.InvalidRecord.Code {
@@ -256,7 +258,7 @@ func TestAcksZero(t *testing.T) {
 func TestProduceTimesOut(t *testing.T) {
 	n := newTestNode(t, 1, nil)
 	n.topic(t, "t", 1, nil)
-	n.cluster.partition("t", 0).propose = func([]byte, *fakeProposal) bool { return true } // never resolved
+	n.cluster.partition("t", 0).decide(func([]byte, *fakeProposal) bool { return true }) // never resolved
 	req := produceRequest("t", 0, batchOf(1))
 	req.TimeoutMillis = 1
 	began := time.Now()
@@ -289,7 +291,7 @@ func TestOrderOfAConnectionIsKept(t *testing.T) {
 	}
 	for number := range int32(2) {
 		last := -1
-		for _, frame := range n.cluster.partition("t", number).log.frames {
+		for _, frame := range n.cluster.partition("t", number).log.stored() {
 			records, err := segment.Records(frame, 10<<20)
 			if err != nil {
 				t.Fatal(err)

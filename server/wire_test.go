@@ -237,7 +237,7 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 func TestPanicClosesOneConnection(t *testing.T) {
 	n := newTestNode(t, 1, nil)
 	n.topic(t, "t", 1, nil)
-	n.cluster.partition("t", 0).propose = func([]byte, *fakeProposal) bool { panic("bug") }
+	n.cluster.partition("t", 0).decide(func([]byte, *fakeProposal) bool { panic("bug") })
 	other := dial(t, n.addr)
 	defer other.close()
 	other.request(t, kmsg.NewPtrApiVersionsRequest())
@@ -253,7 +253,7 @@ func TestDrainAnswersWhatIsUnderWay(t *testing.T) {
 	n := newTestNode(t, 1, nil)
 	n.topic(t, "t", 1, nil)
 	hold := make(chan *fakeProposal, 1)
-	n.cluster.partition("t", 0).propose = func(_ []byte, p *fakeProposal) bool { hold <- p; return true }
+	n.cluster.partition("t", 0).decide(func(_ []byte, p *fakeProposal) bool { hold <- p; return true })
 	c := dial(t, n.addr)
 	defer c.close()
 	c.send(t, produceRequest("t", 0, batchOf(1)))
