@@ -107,6 +107,25 @@ func TestSourceIsNotBelieved(t *testing.T) {
 	}
 }
 
+// TestEntriesFollowPrevious: indexes are implied on the wire, so entries that do
+// not begin behind the previous one would arrive as others.
+func TestEntriesFollowPrevious(t *testing.T) {
+	log := filled(t, 3, 3)
+	for _, source := range []Source{log, nil} {
+		network := newFakeNetwork(t)
+		leader := newEndpoint(t, network, 1, FacadeConfig{Source: source})
+		leader.Bind(leading(3, 4))
+		newEndpoint(t, network, 2, FacadeConfig{Source: source}).answer(t, func(command any) any {
+			t.Error("the request was sent")
+			return accepts(command)
+		})
+		args := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 1, PrevLogTerm: 1, Entries: log.raftEntries(t, 3, 4)}
+		if _, err := leader.appendTo(2, args); err == nil {
+			t.Error("accepted")
+		}
+	}
+}
+
 // TestNoPipeline: raft falls back to one request at a time without an error.
 func TestNoPipeline(t *testing.T) {
 	e := newEndpoint(t, newFakeNetwork(t), 1, FacadeConfig{})
