@@ -39,6 +39,12 @@ const (
 // decided at the first question.
 const metadataMinAge = 250 * time.Millisecond
 
+// fetchMaxWait is how long a broker holds a fetch that has nothing to give; as in
+// Kafka's own clients. A partition whose leader moved to that broker waits for
+// the fetch that is there: with franz-go's five seconds consumers of a quiet
+// broker would stand still for that long.
+const fetchMaxWait = 500 * time.Millisecond
+
 // config is what the options set. It is not changed after Open.
 type config struct {
 	addresses []string
@@ -122,6 +128,7 @@ func (c *config) base() []kgo.Opt {
 		kgo.SoftwareNameAndVersion("millrace-go", "1"),
 		kgo.DialTimeout(openTimeout),
 		kgo.MetadataMinAge(metadataMinAge),
+		kgo.FetchMaxWait(fetchMaxWait),
 	}
 	if c.tls != nil {
 		opts = append(opts, kgo.DialTLSConfig(c.tls))
