@@ -121,9 +121,11 @@ func (m *MetaGroup) changeUntil(ctx context.Context, command []byte) (result met
 	return result, err
 }
 
-// retry makes attempts until one succeeds, ctx ends or the group closes. Every
-// error of an attempt is of a kind that may pass.
+// retry makes attempts until one succeeds, ctx ends or the group closes; a new
+// leader is asked at once. Every error of an attempt is of a kind that may pass.
 func (m *MetaGroup) retry(ctx context.Context, attempt func(context.Context) error) error {
+	moved := make(chan struct{}, 1)
+	defer m.leaders.add(moved)()
 	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
 		once, cancel := context.WithTimeout(ctx, attemptTimeout)
 		stop := context.AfterFunc(m.ctx, cancel)
@@ -135,6 +137,7 @@ func (m *MetaGroup) retry(ctx context.Context, attempt func(context.Context) err
 		}
 		select {
 		case <-time.After(pause):
+		case <-moved:
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w (last: %w)", ErrMetadataUnavailable, ctx.Err(), err)
 		case <-m.ctx.Done():

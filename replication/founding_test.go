@@ -366,9 +366,10 @@ func (n *metaNode) crashing(nth int) bool {
 	served := make(chan struct{})
 	ctx, cancel := context.WithTimeout(context.Background(), testWait)
 	defer cancel()
+	group := n.group
 	go func() {
 		defer close(served)
-		_ = n.group.waitView(ctx, func(v *metadata.View) bool { return v.HasSession(n.id, n.group.process.Load()) })
+		_ = group.waitView(ctx, func(v *metadata.View) bool { return v.HasSession(n.id, group.process.Load()) })
 	}()
 	select {
 	case <-cut:

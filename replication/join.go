@@ -208,6 +208,8 @@ func (m *MetaGroup) becomeMember(d decision) error {
 // view has it.
 func (m *MetaGroup) register() error {
 	defer m.waitNoMore()
+	moved := make(chan struct{}, 1)
+	defer m.leaders.add(moved)()
 	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
 		result, err := m.registerOnce()
 		if err == nil {
@@ -231,8 +233,11 @@ func (m *MetaGroup) register() error {
 		case err != nil:
 			m.waitFor("%s (%v)", m.quorum(), err)
 		}
-		if err := m.pause(pause); err != nil {
-			return err
+		select {
+		case <-time.After(pause):
+		case <-moved:
+		case <-m.ctx.Done():
+			return m.ctx.Err()
 		}
 	}
 }

@@ -79,7 +79,8 @@ type MetaGroup struct {
 	view     atomic.Pointer[metadata.View]
 	calls    *callTable
 	peers    upPeers
-	watchers watchers
+	watchers watchers // of view and leader
+	leaders  watchers // of the leader alone
 	ctx      context.Context
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
@@ -231,6 +232,13 @@ func (m *MetaGroup) publish(view *metadata.View) {
 	close(m.moved)
 	m.moved = make(chan struct{})
 	m.mu.Unlock()
+	m.watchers.notify()
+}
+
+// leaderMoved tells everybody who waits for a leader. It is called in raft's own
+// goroutines and does not wait.
+func (m *MetaGroup) leaderMoved() {
+	m.leaders.notify()
 	m.watchers.notify()
 }
 

@@ -259,7 +259,8 @@ func (net *metaNet) leader() *metaNode {
 }
 
 // settled waits until all running nodes are members, as many as possible with a
-// vote, and nobody else is.
+// vote, and nobody else is, and all know it: what only the leader knows may yet be
+// undone.
 func (net *metaNet) settled() {
 	net.Helper()
 	running := 0
@@ -269,11 +270,15 @@ func (net *metaNet) settled() {
 			running++
 		}
 	}
-	leader := net.leader()
-	eventually(net.T, "the members to settle", func() bool {
-		voters, others := leader.voters()
-		return len(voters) == min(running, maxVoters) && len(others) == running-len(voters)
-	})
+	for _, n := range net.nodes {
+		if n.group == nil {
+			continue
+		}
+		eventually(net.T, fmt.Sprintf("the members to settle as node %d sees it", n.id), func() bool {
+			voters, others := n.voters()
+			return len(voters) == min(running, maxVoters) && len(others) == running-len(voters)
+		})
+	}
 }
 
 // sameState requires that all running nodes come to hold the same bytes.

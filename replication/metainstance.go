@@ -135,6 +135,12 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 		return errors.Join(fmt.Errorf("start the metadata group: %w", err), facade.Close(), stores.Close())
 	}
 	facade.Bind(in.raft)
+	in.raft.RegisterObserver(raft.NewObserver(nil, false, func(o *raft.Observation) bool {
+		if _, ok := o.Data.(raft.LeaderObservation); ok {
+			m.leaderMoved()
+		}
+		return false // nothing is sent; this runs in raft's goroutine
+	}))
 	m.mu.Lock()
 	closed := m.closed
 	if !closed {

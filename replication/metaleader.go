@@ -44,13 +44,14 @@ func (m *MetaGroup) watchLeadership(in *metaInstance) {
 // earlier terms this leader knows less than was acknowledged.
 func (m *MetaGroup) lead(in *metaInstance) {
 	term := in.raft.CurrentTerm()
-	if err := in.await(m.ctx, in.raft.Barrier(0)); err != nil || in.raft.CurrentTerm() != term {
+	if err := m.becomeReady(in); err != nil || in.raft.CurrentTerm() != term {
+		m.logger.Debug("metadata leader", "term", term, "err", err)
 		return
 	}
 	in.readyTerm.Store(term)
 	defer in.readyTerm.CompareAndSwap(term, 0)
 	m.logger.Info("this node leads the metadata group", "term", term)
-	m.watchers.notify()
+	m.leaderMoved()
 	changed := make(chan struct{}, 1)
 	defer m.Watch(changed)()
 	defer m.config.Mux.WatchPeers(changed)()
@@ -69,20 +70,35 @@ func (m *MetaGroup) lead(in *metaInstance) {
 	}
 }
 
+// becomeReady returns when everything of earlier terms is applied here, and the
+// cluster has its name. The name is a command of this term, so it is as good as a
+// barrier; it was in node.json before this group had a leader, so a crash in
+// between names no other cluster.
+func (m *MetaGroup) becomeReady(in *metaInstance) error {
+	if m.View().ClusterID() != "" {
+		return in.await(m.ctx, in.raft.Barrier(0))
+	}
+	command, err := metadata.EncodeCommand(metadata.Origin{}, &metadata.Found{ClusterID: m.node.ClusterID()})
+	if err != nil {
+		return err
+	}
+	result, err := m.apply(m.ctx, in, command)
+	if err != nil {
+		return fmt.Errorf("name the cluster: %w", err)
+	}
+	return result.Err()
+}
+
 // leadOnce takes the next step, if there is one.
 func (m *MetaGroup) leadOnce(in *metaInstance, term uint64) error {
 	ctx, cancel := context.WithTimeout(m.ctx, memberTimeout)
 	defer cancel()
-	view := m.View()
-	if view.ClusterID() == "" {
-		return m.nameCluster(ctx, in)
-	}
 	future := in.raft.GetConfiguration()
 	if err := in.await(ctx, future); err != nil {
 		return fmt.Errorf("read the members: %w", err)
 	}
 	members := groupMembers{
-		own: in.id, servers: future.Configuration().Servers, view: view, matches: in.facade.Matches(segment.Term(term)),
+		own: in.id, servers: future.Configuration().Servers, view: m.View(), matches: in.facade.Matches(segment.Term(term)),
 		commit: segment.Index(in.raft.CommitIndex()), answers: m.answers, runs: m.peers.has,
 	}
 	step := members.next()
@@ -94,20 +110,6 @@ func (m *MetaGroup) leadOnce(in *metaInstance, term uint64) error {
 		return fmt.Errorf("%s %s: %w", step.what, step.id, err)
 	}
 	return nil
-}
-
-// nameCluster writes the cluster's id as the first command. It was in node.json
-// before this group had a leader, so a crash in between names no other.
-func (m *MetaGroup) nameCluster(ctx context.Context, in *metaInstance) error {
-	command, err := metadata.EncodeCommand(metadata.Origin{}, &metadata.Found{ClusterID: m.node.ClusterID()})
-	if err != nil {
-		return err
-	}
-	result, err := m.apply(ctx, in, command)
-	if err != nil {
-		return fmt.Errorf("name the cluster: %w", err)
-	}
-	return result.Err()
 }
 
 // answers reports whether this very incarnation of a broker is connected.
