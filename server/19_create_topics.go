@@ -33,6 +33,13 @@ func handleCreateTopics(ctx context.Context, n *node, r *request) (kmsg.Response
 	for i := range body.Topics {
 		resp.Topics = append(resp.Topics, createTopic(ctx, n, body, &body.Topics[i], times[body.Topics[i].Topic] > 1))
 	}
+	waiting, cancelWait := context.WithTimeout(ctx, leadersWait)
+	defer cancelWait()
+	for i := range resp.Topics {
+		if t, ok := n.cluster.View().Topic(resp.Topics[i].TopicID); ok {
+			n.awaitLeaders(waiting, t)
+		}
+	}
 	return resp, nil
 }
 

@@ -26,6 +26,8 @@ type cluster interface {
 	Alive(node metadata.NodeID) bool
 	// Partition is the replica on this node.
 	Partition(topic segment.TopicID, partition int32) (partition, bool)
+	// ReplicaFailed is why the replica on this node is out of its group, or nil.
+	ReplicaFailed(topic segment.TopicID, partition int32) error
 	// Change makes a change of the metadata, from any broker, and returns once it
 	// is visible in View. A refusal is a *metadata.Refusal.
 	Change(ctx context.Context, cmd metadata.Command) (metadata.Result, error)
@@ -46,8 +48,6 @@ type partition interface {
 	// InSync is how many replicas hold everything acknowledged, as far as this
 	// leader knows.
 	InSync() int
-	// Failed is why the replica stays out of its group, or nil.
-	Failed() error
 	// Log is what consumers read.
 	Log() partitionLog
 }

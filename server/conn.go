@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -65,6 +66,8 @@ type conn struct {
 	client *client
 	logger *slog.Logger
 	calls  chan *call
+	// underWay counts the calls that were read and not yet answered.
+	underWay atomic.Int32
 
 	// ctx ends when the connection is given up.
 	ctx    context.Context
@@ -168,7 +171,7 @@ func (c *conn) wait(done <-chan struct{}) bool {
 // readCall reads and decodes one request. idle bounds the wait for its first
 // byte; 0 is no bound.
 func (c *conn) readCall(reader *bufio.Reader, idle time.Duration) (*call, error) {
-	if err := c.readBy(idle); err != nil {
+	if err := c.awaitFrame(reader, idle); err != nil {
 		return nil, err
 	}
 	var prefix [4]byte
@@ -184,11 +187,29 @@ func (c *conn) readCall(reader *bufio.Reader, idle time.Duration) (*call, error)
 		return nil, err
 	}
 	next := &call{charge: charge, done: make(chan struct{})}
+	c.underWay.Add(1)
 	if err := c.readBody(reader, size, next); err != nil {
 		c.release(next)
 		return nil, err
 	}
 	return next, nil
+}
+
+// awaitFrame waits for the length of the next frame. A connection is idle only
+// while nothing of it is under way: a member may wait longer for its group.
+func (c *conn) awaitFrame(reader *bufio.Reader, idle time.Duration) error {
+	for {
+		if err := c.readBy(idle); err != nil {
+			return err
+		}
+		_, err := reader.Peek(4)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || reader.Buffered() > 0 || c.underWay.Load() == 0 {
+			return c.readError(err)
+		}
+	}
 }
 
 // readBody reads and decodes what follows the length.
@@ -308,6 +329,7 @@ func (c *conn) run(next *call) (*answer, error) {
 func (c *conn) release(next *call) {
 	c.node.budget.give(next.charge)
 	c.node.decoding.give(next.cost)
+	c.underWay.Add(-1)
 	close(next.done)
 }
 

@@ -135,7 +135,7 @@ func (n *node) defaultFactor(view *metadata.View) int {
 	return max(min(defaultFactor, view.BrokerCount()), 1)
 }
 
-// create makes a topic and waits, for a bounded time, until it has leaders.
+// create makes a topic; its leaders are known a moment later, see awaitLeaders.
 func (n *node) create(ctx context.Context, spec *topicSpec) (*metadata.Topic, *failure) {
 	var cmd *metadata.CreateTopic
 	for try := 0; ; try++ {
@@ -157,14 +157,12 @@ func (n *node) create(ctx context.Context, spec *topicSpec) (*metadata.Topic, *f
 	if !ok {
 		return nil, fail(kerr.UnknownTopicOrPartition, "the topic was deleted as soon as it was created")
 	}
-	n.awaitLeaders(ctx, t)
 	return t, nil
 }
 
-// awaitLeaders waits until every partition has a ready leader that is known here.
+// awaitLeaders waits, for a bounded time, until every partition has a ready
+// leader that is known here.
 func (n *node) awaitLeaders(ctx context.Context, t *metadata.Topic) {
-	ctx, cancel := context.WithTimeout(ctx, leadersWait)
-	defer cancel()
 	changed := make(chan struct{}, 1)
 	defer n.leaders.watch(changed)()
 	for next := 0; next < len(t.Partitions); {
@@ -234,6 +232,11 @@ func (c *creations) once(ctx context.Context, n *node, spec *topicSpec) (*metada
 		return t, nil
 	}
 	t, failure := n.create(ctx, spec)
+	if failure == nil {
+		waiting, cancel := context.WithTimeout(ctx, leadersWait)
+		defer cancel()
+		n.awaitLeaders(waiting, t)
+	}
 	if failure != nil && failure.code == kerr.TopicAlreadyExists.Code { // another broker was faster
 		if t, ok := n.cluster.View().TopicNamed(spec.name); ok {
 			return t, nil

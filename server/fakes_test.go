@@ -87,6 +87,17 @@ func (c *fakeCluster) Partition(topic segment.TopicID, number int32) (partition,
 	return p, ok
 }
 
+func (c *fakeCluster) ReplicaFailed(topic segment.TopicID, number int32) error {
+	p, ok := c.Partition(topic, number)
+	if !ok {
+		return nil
+	}
+	fake := p.(*fakePartition)
+	fake.mu.Lock()
+	defer fake.mu.Unlock()
+	return fake.failed
+}
+
 // Change applies the command, and makes this node the ready leader of every
 // partition of a new topic whose preferred leader it is.
 func (c *fakeCluster) Change(ctx context.Context, cmd metadata.Command) (metadata.Result, error) {
@@ -177,7 +188,6 @@ type fakePartition struct {
 
 func (p *fakePartition) Leadership() replication.Leadership { return *p.leadership.Load() }
 func (p *fakePartition) InSync() int                        { return int(p.inSync.Load()) }
-func (p *fakePartition) Failed() error                      { p.mu.Lock(); defer p.mu.Unlock(); return p.failed }
 func (p *fakePartition) Log() partitionLog                  { return p.log }
 
 func (p *fakePartition) Propose(_ context.Context, frame []byte, _ replication.Guard) proposal {

@@ -439,6 +439,45 @@ func TestRecordsAreSentFromTheFile(t *testing.T) {
 	}
 }
 
+// A socket that takes a little at a time gets the right bytes: the position is
+// our own, not the descriptor's.
+func TestSendfileInSmallSteps(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.topic(t, "t", 1, nil)
+	records := n.cluster.partition("t", 0).log
+	records.inFile(t, n)
+	want := noise(200 << 10)
+	if _, err := records.file.WriteAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := dial(t, l.Addr().String())
+	defer c.close()
+	served, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(served.(*net.TCPConn).SetWriteBuffer(16<<10), c.Conn.(*net.TCPConn).SetReadBuffer(16<<10)); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer served.Close()
+		slice := log.Slice{File: records.file, Position: 1000, Length: int64(len(want)) - 1000}
+		out := sink{conn: served, raw: newSendfiler(served, n.sendSlots), node: n.node}
+		if err := out.slice(&slice); err != nil {
+			t.Error(err)
+		}
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, want[1000:]) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+}
+
 // A client that reads nothing is given up; what its answer held is released.
 func TestClientThatNeverReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

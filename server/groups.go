@@ -117,7 +117,7 @@ func (g groupService) lead(n *node, view *metadata.View, led map[int32]segment.T
 	for i := range t.Partitions {
 		number := int32(i)
 		var now replication.Leadership
-		if p, ok := n.cluster.Partition(t.ID, number); ok && p.Failed() == nil {
+		if p, ok := n.cluster.Partition(t.ID, number); ok && n.cluster.ReplicaFailed(t.ID, number) == nil {
 			now = p.Leadership()
 		}
 		term, leads := led[number]
@@ -164,7 +164,7 @@ func (s offsetsStore) find(number int32, term segment.Term) (partition, error) {
 		return nil, fmt.Errorf("find partition %d: %w", number, groups.ErrNotCoordinator)
 	}
 	p, ok := s.node.cluster.Partition(t.ID, number)
-	if !ok || p.Failed() != nil {
+	if !ok || s.node.cluster.ReplicaFailed(t.ID, number) != nil {
 		return nil, fmt.Errorf("find partition %d: %w", number, groups.ErrNotCoordinator)
 	}
 	if l := p.Leadership(); !l.Ready || l.Term != term {

@@ -40,6 +40,11 @@ func (h hostCluster) Partition(topic segment.TopicID, number int32) (partition, 
 	return hostPartition{p, h.host}, true
 }
 
+// ReplicaFailed implements cluster.
+func (h hostCluster) ReplicaFailed(topic segment.TopicID, number int32) error {
+	return h.host.ReplicaFailed(topic, number)
+}
+
 // Change implements cluster.
 func (h hostCluster) Change(ctx context.Context, cmd metadata.Command) (metadata.Result, error) {
 	result, _, err := h.host.Meta().Change(ctx, cmd)

@@ -102,12 +102,12 @@ func (n *node) leading(topic *metadata.Topic, number, epoch int32) (partition, r
 	if number < 0 || int(number) >= len(topic.Partitions) {
 		return nil, none, fail(kerr.UnknownTopicOrPartition, "")
 	}
+	if n.cluster.ReplicaFailed(topic.ID, number) != nil {
+		return nil, none, fail(kerr.KafkaStorageError, "the replica on this broker stays out of its group: see the broker's log")
+	}
 	p, ok := n.cluster.Partition(topic.ID, number)
 	if !ok {
 		return nil, none, fail(kerr.NotLeaderForPartition, "")
-	}
-	if p.Failed() != nil {
-		return nil, none, fail(kerr.KafkaStorageError, "the replica on this broker stays out of its group: see the broker's log")
 	}
 	l := p.Leadership()
 	switch {

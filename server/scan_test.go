@@ -91,7 +91,7 @@ func TestScanRefuses(t *testing.T) {
 		b := []byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}
 		return binary.BigEndian.AppendUint32(b, count)
 	}
-	many := append(produce(0x81, 0x89, 0x7a), make([]byte, 6_000_000)...) // 2,000,001 - 1 topics of empty name
+	many := append(produce(0x81, 0x89, 0x7a), make([]byte, 6_000_001)...) // 2,000,000 topics without name and partitions
 	for _, row := range []struct {
 		name    string
 		shape   shape

@@ -101,6 +101,10 @@ func decodeAnswer(t testing.TB, req kmsg.Request, body []byte) kmsg.Response {
 // expectClosed waits until the broker closes the connection, without an answer.
 func (w *wire) expectClosed(t testing.TB) {
 	t.Helper()
+	// Well before the handshake's time-out, which would close it too.
+	if err := w.SetReadDeadline(time.Now().Add(handshakeTimeout / 2)); err != nil {
+		t.Fatal(err)
+	}
 	n, err := w.Read(make([]byte, 1))
 	if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
 		t.Fatalf("the connection is open: read %d bytes, %v", n, err)
@@ -191,6 +195,17 @@ func TestSlowClientIsDropped(t *testing.T) {
 	c.request(t, req)
 	c.expectClosed(t) // idle
 	eventually(t, "the connection is forgotten", func() bool { return n.ln.connections() == 0 })
+}
+
+// A connection that waits for an answer is not idle.
+func TestWaitingIsNotIdle(t *testing.T) {
+	n := newTestNode(t, 1, map[string]string{"connections.max.idle.ms": "20"})
+	topic := n.topic(t, "t", 1, nil)
+	req := fetchRequest(12, fetchTopicOf("t", topic.ID, 0))
+	req.MaxWaitMillis = 200
+	c := dial(t, n.addr)
+	defer c.close()
+	c.request(t, req)
 }
 
 func TestConnectionLimits(t *testing.T) {
