@@ -17,7 +17,7 @@ build: ## build bin/millrace
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace ./cmd/millrace
 
 test: ## run all tests (no C compiler needed)
-	$(GO) test -count=1 -timeout 10m ./...
+	$(GO) test -count=1 -timeout 10m $(GOTESTFLAGS) ./...
 
 race: export CGO_ENABLED = 1
 race: ## run all tests under the race detector (needs a C compiler)
