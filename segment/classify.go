@@ -51,17 +51,16 @@ func (r *recovery) classify(at, filled int64) (Class, error) {
 }
 
 // classifyKilled judges after the crash of a process: the kernel kept what it was
-// given, so only the last write can be incomplete, and it is so at its end: behind
-// the boundary of a page, which is one of a sector, there is nothing. (A frame may
-// end with some zeros of its own.)
+// given, so only the last write can be incomplete, and it is so at its end, behind
+// which there is nothing. Writes stop at the boundary of a page, which is one of a
+// sector; one that seems to stop elsewhere may be rotten as well, and so may a
+// complete frame, whose last bytes may be zeros of its own.
 func (r *recovery) classifyKilled(filled, end int64) Class {
 	boundary := (filled + sectorSize - 1) / sectorSize * sectorSize
 	switch {
-	case end > r.size && filled <= end:
-		return ClassTorn
-	case boundary >= end: // complete, or something follows it: this was no unfinished write
+	case filled >= end: // something follows it: this was no unfinished write
 		return ClassCorrupt
-	case end-boundary >= minHole:
+	case end > r.size, end-boundary >= minHole:
 		return ClassTorn
 	}
 	return ClassUncertain

@@ -164,9 +164,11 @@ var scenarios = map[string]scenario{
 	"killed in a write": {
 		round: []int{3000}, sameBoot: true, damage: func(d *damager) { d.zero(sector(d.positions[0], 3), d.positions[1]) }, class: ClassTorn},
 	"killed, hole in the middle": {
-		round: []int{3000}, sameBoot: true, damage: func(d *damager) { d.zero(sector(d.positions[0], 2), sector(d.positions[0], 3)) }, class: ClassCorrupt},
+		round: []int{3000}, sameBoot: true, damage: func(d *damager) { d.zero(sector(d.positions[0], 2), sector(d.positions[0], 3)) }, class: ClassUncertain},
 	"killed, rotten bit": {
-		round: []int{3000}, sameBoot: true, damage: func(d *damager) { d.flip(d.positions[0] + 1500) }, class: ClassCorrupt},
+		round: []int{3000}, sameBoot: true, damage: func(d *damager) { d.flip(d.positions[0] + 1500) }, class: ClassUncertain},
+	"killed, rotten bit before other frames": {
+		round: []int{3000, 500}, sameBoot: true, damage: func(d *damager) { d.flip(d.positions[0] + 1500) }, class: ClassCorrupt},
 	"stopped, torn": {
 		round: []int{3000}, cleanStop: true, damage: func(d *damager) { d.zero(sector(d.positions[0], 3), d.positions[1]) }, class: ClassCorrupt},
 }
