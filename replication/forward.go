@@ -36,6 +36,9 @@ const (
 	// attemptTimeout bounds one attempt of a change or a read: a leader that lost
 	// its majority does not answer, and another may have been elected.
 	attemptTimeout = 2 * time.Second
+	// largeCommand is the size in bytes above which a command does not travel with
+	// votes and heartbeats: a topic of thousands of partitions.
+	largeCommand = 64 << 10
 	// minRetry and maxRetry bound the pause between attempts.
 	minRetry = 10 * time.Millisecond
 	maxRetry = 250 * time.Millisecond
@@ -164,7 +167,11 @@ func (m *MetaGroup) askLeader(ctx context.Context, method transport.Method, body
 	case node == m.node.ID():
 		return here(ctx, body)
 	}
-	return m.config.Mux.Call(ctx, node, transport.Control, method, body)
+	class := transport.Control
+	if len(body) > largeCommand {
+		class = transport.Bulk
+	}
+	return m.config.Mux.Call(ctx, node, class, method, body)
 }
 
 // changeHere takes a command as the leader and returns its encoded result.

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +90,11 @@ func TestNormalize(t *testing.T) {
 	if !slices.Equal(got, []string{"a:1", "b:1"}) {
 		t.Errorf("%q", got)
 	}
+}
+
+// ranAs reports whether raft ran as this server, as far as the log goes back.
+func (n *metaNode) ranAs(id raft.ServerID) bool {
+	return n.logs.has(fmt.Sprintf("%q server=%s", "metadata replica runs", id))
 }
 
 // waits requires that the node waits for a reason that has this text.
@@ -312,13 +318,16 @@ func TestRolledBackDisk(t *testing.T) {
 	victim.start()
 	net.settled()
 	victim.stop()
-	victim.fs = old
+	victim.fs, victim.logs = old, &logBuffer{}
 	victim.start()
 	net.settled()
 	after := victim.group.serverID()
 	voters, others := net.leader().voters()
 	if before == after || !slices.Contains(voters, after) || slices.Contains(append(voters, others...), before) {
 		t.Errorf("before %s, after %s, voters %v, others %v", before, after, voters, others)
+	}
+	if victim.ranAs(before) {
+		t.Errorf("raft ran as %s on the old copy", before)
 	}
 	if names, err := victim.fs.List("/data/quarantine"); err != nil || len(names) != 1 {
 		t.Errorf("set aside: %v, %v", names, err)
@@ -336,6 +345,7 @@ func TestLostMetadataFolder(t *testing.T) {
 	for _, victim := range nodes[:2] {
 		before := victim.group.serverID()
 		victim.stop()
+		victim.logs = &logBuffer{}
 		if err := victim.fs.RemoveAll("/data/metadata"); err != nil {
 			t.Fatal(err)
 		}
@@ -344,6 +354,9 @@ func TestLostMetadataFolder(t *testing.T) {
 		voters, _ := net.leader().voters()
 		if after := victim.group.serverID(); before == after || !slices.Contains(voters, after) || slices.Contains(voters, before) {
 			t.Errorf("before %s, after %s, voters %v", before, after, voters)
+		}
+		if victim.ranAs(before) {
+			t.Errorf("node %d ran as %s on an empty log before it became another", victim.id, before)
 		}
 	}
 	net.sameState()

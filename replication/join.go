@@ -49,14 +49,13 @@ func (m *MetaGroup) registration() *metadata.RegisterBroker {
 func (m *MetaGroup) openMember() (start, error) {
 	stores, err := m.openStores()
 	if errors.Is(err, errOtherDisk) {
-		m.mustBecomeOther(err)
-		return start{}, nil
+		return start{lost: err}, nil
 	}
 	if err != nil {
 		return start{}, err
 	}
 	if len(m.node.knownPeers()) > 0 {
-		return start{stores}, nil
+		return start{stores: stores}, nil
 	}
 	return start{}, m.startInstance(stores)
 }
@@ -309,7 +308,14 @@ func (m *MetaGroup) becomeOther() error {
 		return fmt.Errorf("set the metadata folder aside: %w", err)
 	}
 	m.process.Store(newSession())
-	return m.node.reincarnate()
+	if err := m.node.reincarnate(); err != nil {
+		return err
+	}
+	select {
+	case <-m.replaced: // said of the incarnation that is gone
+	default:
+	}
+	return nil
 }
 
 // setAside moves DATA/metadata to DATA/quarantine; nothing is deleted.

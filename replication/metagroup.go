@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,6 +112,10 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	}
 	config.Timings = config.Timings.withDefaults()
 	config.Join = normalize(config.Join)
+	config.FoundWithout = strings.TrimSpace(config.FoundWithout)
+	if config.FoundWithout != "" && !slices.Contains(config.Join, config.FoundWithout) {
+		return nil, fmt.Errorf("--found-without %s is none of the --join addresses %s", config.FoundWithout, orNone(config.Join))
+	}
 	m := &MetaGroup{config: config, logger: config.Logger, node: config.Node, calls: newCallTable(),
 		replaced: make(chan error, 1), moved: make(chan struct{})}
 	m.process.Store(newSession())
@@ -146,6 +151,7 @@ func (m *MetaGroup) begin() (start, error) {
 // start is what run begins with.
 type start struct {
 	stores MetaStores // of a member whose instance may not run before a peer was asked
+	lost   error      // a member's stores are gone: nothing may run as this incarnation
 }
 
 func newSession() uint64 {
@@ -180,6 +186,9 @@ func (m *MetaGroup) run(first start) {
 
 // live takes part until ctx ends or an error.
 func (m *MetaGroup) live(first start) error {
+	if first.lost != nil {
+		return first.lost
+	}
 	if first.stores != nil {
 		if err := m.askBeforeStart(first.stores); err != nil {
 			return errors.Join(err, first.stores.Close())

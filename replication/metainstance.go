@@ -141,6 +141,7 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 		}
 		return false // nothing is sent; this runs in raft's goroutine
 	}))
+	m.logger.Debug("metadata replica runs", "server", id)
 	m.mu.Lock()
 	closed := m.closed
 	if !closed {
