@@ -53,9 +53,12 @@ type Info struct {
 	Node int32
 	// Cluster is the cluster id, empty until the broker belongs to one.
 	Cluster string
-	// Kafka, RPC and HTTP are the addresses really listened on; HTTP is empty
-	// when there is none.
-	Kafka, RPC, HTTP string
+	// Kafka is the address really listened on for clients, host:port.
+	Kafka string
+	// RPC is the address really listened on for other brokers.
+	RPC string
+	// HTTP is the address really listened on for health, empty for none.
+	HTTP string
 	// Took is how long it took from Open until the broker was ready, 0 before.
 	Took time.Duration
 }

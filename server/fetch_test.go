@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -425,14 +426,16 @@ func TestRecordsAreSentFromTheFile(t *testing.T) {
 	// A connection that is no TCP socket, such as one under TLS.
 	left, right := net.Pipe()
 	defer right.Close()
-	go func() {
+	var sender sync.WaitGroup
+	defer sender.Wait()
+	sender.Go(func() {
 		defer left.Close()
 		slice := log.Slice{File: p.log.file, Length: int64(len(want))}
 		out := sink{conn: left, raw: newSendfiler(left, n.sendSlots), node: n.node}
 		if err := out.slice(&slice); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	plain, err := io.ReadAll(right)
 	if err != nil || !bytes.Equal(plain, want) || n.copied.Load() != int64(len(want)) {
 		t.Fatalf("%d bytes over a pipe, %d copied, %v", len(plain), n.copied.Load(), err)
@@ -464,14 +467,16 @@ func TestSendfileInSmallSteps(t *testing.T) {
 	if err := errors.Join(served.(*net.TCPConn).SetWriteBuffer(16<<10), c.Conn.(*net.TCPConn).SetReadBuffer(16<<10)); err != nil {
 		t.Fatal(err)
 	}
-	go func() {
+	var sender sync.WaitGroup
+	defer sender.Wait()
+	sender.Go(func() {
 		defer served.Close()
 		slice := log.Slice{File: records.file, Position: 1000, Length: int64(len(want)) - 1000}
 		out := sink{conn: served, raw: newSendfiler(served, n.sendSlots), node: n.node}
 		if err := out.slice(&slice); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	got, err := io.ReadAll(c)
 	if err != nil || !bytes.Equal(got, want[1000:]) {
 		t.Fatalf("%d bytes, %v", len(got), err)

@@ -82,8 +82,10 @@ func onLoopback(h http.HandlerFunc) http.HandlerFunc {
 
 // check is one condition of readiness.
 type check struct {
+	// Name says what is checked.
 	Name string `json:"name"`
-	OK   bool   `json:"ok"`
+	// OK is the outcome.
+	OK bool `json:"ok"`
 }
 
 // readyz says whether traffic should be sent here.
@@ -111,13 +113,20 @@ func (s *httpServer) readyz(w http.ResponseWriter, r *http.Request) {
 
 // health is what /healthz answers.
 type health struct {
-	Healthy         bool    `json:"healthy"`
-	Controller      int32   `json:"controller"`
-	Brokers         int     `json:"brokers"`
-	Topics          int     `json:"topics"`
-	Leaderless      int     `json:"leaderless"`
-	UnderReplicated int     `json:"under_replicated"`
-	BrokersDown     []int32 `json:"brokers_down"`
+	// Healthy: there is a controller, and nothing below is missing.
+	Healthy bool `json:"healthy"`
+	// Controller leads the metadata group, -1 for none known.
+	Controller int32 `json:"controller"`
+	// Brokers counts the registered brokers.
+	Brokers int `json:"brokers"`
+	// Topics counts the topics, internal ones included.
+	Topics int `json:"topics"`
+	// Leaderless counts partitions without a known ready leader.
+	Leaderless int `json:"leaderless"`
+	// UnderReplicated counts led partitions with a replica out of sync.
+	UnderReplicated int `json:"under_replicated"`
+	// BrokersDown are the registered brokers that this one cannot reach.
+	BrokersDown []int32 `json:"brokers_down"`
 }
 
 // healthz shows the cluster as seen from this broker; it is 200 also when the
