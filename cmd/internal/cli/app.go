@@ -80,7 +80,11 @@ func Main(args []string, env Environment) int {
 	go func() {
 		root := newRootCmd(a)
 		root.SetArgs(args)
-		result <- a.report(ctx, root.ExecuteContext(ctx))
+		err := root.ExecuteContext(ctx)
+		if a.settings == nil { // it did not come to reading the flags
+			a.format = formatAsked(args, env.Environ)
+		}
+		result <- a.report(ctx, err)
 	}()
 	stopping := false
 	for {
@@ -99,6 +103,25 @@ func Main(args []string, env Environment) int {
 			cancel(cause)
 		}
 	}
+}
+
+// formatAsked finds --format on a command line that could not be parsed, so that
+// a script gets this error, too, in the form it can read.
+func formatAsked(args, environ []string) string {
+	for i, arg := range args {
+		if value, ok := strings.CutPrefix(arg, "--format="); ok {
+			return value
+		}
+		if arg == "--format" && i+1 < len(args) {
+			return args[i+1]
+		}
+	}
+	for _, v := range environ {
+		if value, ok := strings.CutPrefix(v, envPrefix+"FORMAT="); ok {
+			return value
+		}
+	}
+	return "text"
 }
 
 const rootExample = `  millrace server                                   a complete single node

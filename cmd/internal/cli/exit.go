@@ -71,7 +71,7 @@ func (a *app) report(ctx context.Context, err error) int {
 func classify(err error) (code int, name string) {
 	var usage *usageError
 	var answered *client.KafkaError
-	var network net.Error
+	var network *net.OpError
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage, "USAGE"
