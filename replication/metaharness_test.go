@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -309,13 +308,3 @@ func viewBytes(t *testing.T, v *metadata.View) []byte {
 
 // discard is a logger for what a test does not look at.
 func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
-// onDisk is a file of the node's disk.
-func (n *metaNode) onDisk(name string) []byte {
-	n.net.Helper()
-	data, err := vfs.ReadFile(n.fs, filepath.Join("/data", name), 1<<20)
-	if err != nil {
-		n.net.Fatal(err)
-	}
-	return data
-}
