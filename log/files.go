@@ -136,7 +136,7 @@ func (c *FileCache) drop(p *part) {
 	h := p.handle
 	p.handle = nil
 	var stale []*handle
-	if h != nil {
+	if h != nil && !h.dropped { // else trimLocked was first
 		h.dropped = true
 		c.open--
 		if h.place != nil {

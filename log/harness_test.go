@@ -206,11 +206,12 @@ func checkInvariants(l *Log, list []stored) error {
 			return fmt.Errorf("info %d: %v", i, err)
 		}
 	}
-	return checkRead(l, list, base.Next)
+	return checkRead(l, list, base.Next, false)
 }
 
-// checkRead reads everything below the high watermark as a consumer does.
-func checkRead(l *Log, list []stored, at segment.Offset) error {
+// checkRead reads everything below the high watermark as a consumer does, and
+// compares it unless the list moves on meanwhile.
+func checkRead(l *Log, list []stored, at segment.Offset, moving bool) error {
 	hw := l.HighWatermark()
 	var want, got []byte
 	for _, s := range list {
@@ -233,7 +234,7 @@ func checkRead(l *Log, list []stored, at segment.Offset) error {
 		got = append(got, b...)
 		at = s.Next
 	}
-	if string(got) != string(want) {
+	if !moving && string(got) != string(want) {
 		return fmt.Errorf("a consumer read %d bytes, must be %d", len(got), len(want))
 	}
 	return nil
