@@ -24,7 +24,8 @@ race: ## run all tests under the race detector (needs a C compiler)
 	$(GO) test -count=1 -race -timeout 30m ./...
 
 demo: build ## 3 brokers, 50,000 real events, a killed leader, nothing lost
-	@$(GO) run ./cmd/demo -millrace bin/millrace
+	@$(GO) build -trimpath -o bin/demo ./cmd/demo
+	@bin/demo -millrace bin/millrace
 
 cluster: build ## leave three brokers running, with their data under .cluster/
 	@$(GO) run ./cmd/cluster -millrace bin/millrace -dir .cluster up

@@ -10,8 +10,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,13 +32,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *binary, *dir, flag.Args()); err != nil {
+	if err := run(ctx, *binary, *dir, flag.Args(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, binary, dir string, args []string) error {
+func run(ctx context.Context, binary, dir string, args []string, out io.Writer) error {
 	if len(args) != 1 {
 		return fmt.Errorf("say one of up, down and clean")
 	}
@@ -46,7 +48,7 @@ func run(ctx context.Context, binary, dir string, args []string) error {
 	}
 	if args[0] != "up" {
 		if _, err := os.Stat(dir); err != nil {
-			fmt.Printf("there is no cluster in %s\n", dir)
+			fmt.Fprintf(out, "there is no cluster in %s\n", dir)
 			return nil
 		}
 	}
@@ -56,41 +58,46 @@ func run(ctx context.Context, binary, dir string, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch args[0] {
+	return do(ctx, c, dir, args[0], out)
+}
+
+// do carries out one of the three words.
+func do(ctx context.Context, c *localcluster.Cluster, dir, what string, out io.Writer) error {
+	switch what {
 	case "up":
-		return up(ctx, c, dir)
+		return up(ctx, c, dir, out)
 	case "down":
-		return down(ctx, c)
+		return down(ctx, c, out)
 	case "clean":
-		if err := down(ctx, c); err != nil {
+		if err := down(ctx, c, out); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove data: %w", err)
 		}
-		fmt.Printf("removed %s\n", dir)
+		fmt.Fprintf(out, "removed %s\n", dir)
 		return nil
 	}
-	return fmt.Errorf("%q is none of up, down and clean", args[0])
+	return fmt.Errorf("%q is none of up, down and clean", what)
 }
 
-func up(ctx context.Context, c *localcluster.Cluster, dir string) error {
-	var ran [8]bool
+func up(ctx context.Context, c *localcluster.Cluster, dir string, out io.Writer) error {
+	ran := make([]bool, c.Nodes()+1)
 	for n := 1; n <= c.Nodes(); n++ {
 		ran[n] = c.Running(n)
 	}
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	fmt.Println("NODE  KAFKA            HTTP             PROCESS  STATE")
+	fmt.Fprintln(out, "NODE  KAFKA            HTTP             PROCESS  STATE")
 	for n := 1; n <= c.Nodes(); n++ {
 		state := "started"
 		if ran[n] {
 			state = "ran already"
 		}
-		fmt.Printf("%4d  %-15s  %-15s  %7d  %s\n", n, c.Addrs()[n-1], c.HTTPAddr(n), c.Pid(n), state)
+		fmt.Fprintf(out, "%4d  %-15s  %-15s  %7d  %s\n", n, c.Addrs()[n-1], c.HTTPAddr(n), c.Pid(n), state)
 	}
-	fmt.Printf(`
+	fmt.Fprintf(out, `
 Data and logs are under %s. Try:
 
   bin/millrace cluster info
@@ -103,25 +110,29 @@ Data and logs are under %s. Try:
 	return nil
 }
 
-func down(ctx context.Context, c *localcluster.Cluster) error {
+func down(ctx context.Context, c *localcluster.Cluster, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	// All are told first: brokers that go together need not hand leadership on.
-	results := make(chan error, c.Nodes())
+	// All are told at once: brokers that go together need not hand leadership on.
+	type result struct {
+		node int
+		was  bool
+		err  error
+	}
+	results := make(chan result, c.Nodes())
 	for n := 1; n <= c.Nodes(); n++ {
 		go func() {
 			was, err := c.StopDetached(ctx, n)
-			if was && err == nil {
-				fmt.Printf("stopped broker %d\n", n)
-			}
-			results <- err
+			results <- result{n, was, err}
 		}()
 	}
-	var first error
+	var faults []error
 	for range c.Nodes() {
-		if err := <-results; err != nil && first == nil {
-			first = err
+		r := <-results
+		faults = append(faults, r.err)
+		if r.was && r.err == nil {
+			fmt.Fprintf(out, "stopped broker %d\n", r.node)
 		}
 	}
-	return first
+	return errors.Join(faults...)
 }

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -51,10 +52,11 @@ type options struct {
 	binary string
 	events string
 	count  int
+	out    io.Writer
 }
 
 func main() {
-	var o options
+	o := options{out: os.Stdout}
 	flag.StringVar(&o.binary, "millrace", "", "the millrace `executable`; built if not given")
 	flag.StringVar(&o.events, "events", "testdata/events/github.ndjson.gz", "the `file` of example events")
 	flag.IntVar(&o.count, "count", 50_000, "how many events")
@@ -91,7 +93,7 @@ func run(ctx context.Context, o options) (line string, err error) {
 			return "", fmt.Errorf("build millrace: %w: %s", err, out)
 		}
 	}
-	cluster, err := startCluster(ctx, o.binary, dir)
+	cluster, err := startCluster(ctx, o, dir)
 	if err != nil {
 		return "", err
 	}
@@ -106,8 +108,8 @@ func run(ctx context.Context, o options) (line string, err error) {
 }
 
 // startCluster starts three brokers on free ports, again if one was snatched.
-func startCluster(ctx context.Context, binary, dir string) (*localcluster.Cluster, error) {
-	binary, err := filepath.Abs(binary)
+func startCluster(ctx context.Context, o options, dir string) (*localcluster.Cluster, error) {
+	binary, err := filepath.Abs(o.binary)
 	if err != nil {
 		return nil, fmt.Errorf("executable: %w", err)
 	}
@@ -123,7 +125,7 @@ func startCluster(ctx context.Context, binary, dir string) (*localcluster.Cluste
 		}
 		err = c.Start(ctx)
 		if err == nil {
-			fmt.Printf("three brokers are ready after %d ms: %v\n", time.Since(begin).Milliseconds(), c.Addrs())
+			fmt.Fprintf(o.out, "three brokers are ready after %d ms: %v\n", time.Since(begin).Milliseconds(), c.Addrs())
 			return c, nil
 		}
 		for n := 1; n <= c.Nodes(); n++ {
@@ -157,7 +159,7 @@ func (d *demo) play(ctx context.Context) (string, error) {
 	if _, _, err := c.Admin().Ensure(ctx, client.TopicSpec{Name: topic, Partitions: partitions, Replicas: replicas}); err != nil {
 		return "", err
 	}
-	fmt.Printf("topic %s: %d partitions, %d replicas\n", topic, partitions, replicas)
+	fmt.Fprintf(d.out, "topic %s: %d partitions, %d replicas\n", topic, partitions, replicas)
 
 	members, err := joinMembers(ctx, d.cluster.Addrs(), d.corpus, d.checker, fail)
 	if err != nil {
@@ -167,9 +169,9 @@ func (d *demo) play(ctx context.Context) (string, error) {
 	if err := members.waitAssigned(ctx); err != nil {
 		return "", whyOf(ctx, err)
 	}
-	fmt.Printf("group %s: %s\n", group, members.partitions())
+	fmt.Fprintf(d.out, "group %s: %s\n", group, members.partitions())
 	load := newLoad(c, d.corpus, d.count, d.checker, d.gaps)
-	victim := newVictim(d.cluster, c, load)
+	victim := newVictim(d.cluster, c, load, d.out)
 	var watching background
 	defer watching.wait()
 	defer fail(nil) // before the wait, so that it ends

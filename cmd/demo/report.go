@@ -25,11 +25,11 @@ func (d *demo) progress(ctx context.Context, l *load, ms *members) {
 		}
 		if now := ms.partitions(); now != shown {
 			shown = now
-			fmt.Printf("  %s\n", now)
+			fmt.Fprintf(d.out, "  %s\n", now)
 		}
 		acknowledged, consumed := d.checker.Counts()
 		bytes := l.bytes.Load()
-		fmt.Printf("%4.0fs  %3d%%  acknowledged %d  consumed %d  %.0f MB/s\n", time.Since(d.started).Seconds(),
+		fmt.Fprintf(d.out, "%4.0fs  %3d%%  acknowledged %d  consumed %d  %.0f MB/s\n", time.Since(d.started).Seconds(),
 			100*acknowledged/d.count, acknowledged, consumed, megabytes(bytes-before))
 		before = bytes
 	}
@@ -61,16 +61,16 @@ func (d *demo) report(ctx context.Context, c *client.Client, l *load, v *victim,
 		{"bytes on disk a replica", d.disk()},
 		{"durability", durability},
 	}
-	fmt.Println()
+	fmt.Fprintln(d.out)
 	for _, row := range rows {
-		fmt.Printf("  %-26s %s\n", row[0], row[1])
+		fmt.Fprintf(d.out, "  %-26s %s\n", row[0], row[1])
 	}
-	fmt.Println()
+	fmt.Fprintln(d.out)
 	counts := fmt.Sprintf("acked=%d consumed=%d lost=%d duplicated=%d out_of_order=%d gap_ms=%d rate_mb_s=%.0f",
 		r.Acknowledged, r.Consumed, r.Lost, r.Duplicated, r.OutOfOrder, gap, rate)
 	if !r.OK() || r.Acknowledged != d.count {
 		for _, example := range r.Examples {
-			fmt.Println("  " + example)
+			fmt.Fprintln(d.out, "  "+example)
 		}
 		return "", errors.New(counts)
 	}

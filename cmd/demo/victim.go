@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/millrace/millrace/client"
@@ -23,14 +24,15 @@ type victim struct {
 	cluster *localcluster.Cluster
 	client  *client.Client
 	load    *load
+	out     io.Writer
 
 	node   int
 	before int64         // acknowledgements when it was killed
 	over   chan struct{} // closed when kill has returned
 }
 
-func newVictim(cluster *localcluster.Cluster, c *client.Client, l *load) *victim {
-	return &victim{cluster: cluster, client: c, load: l, over: make(chan struct{})}
+func newVictim(cluster *localcluster.Cluster, c *client.Client, l *load, out io.Writer) *victim {
+	return &victim{cluster: cluster, client: c, load: l, out: out, over: make(chan struct{})}
 }
 
 // kill does both; it is called once.
@@ -53,7 +55,7 @@ func (v *victim) kill(ctx context.Context) error {
 		return err
 	}
 	v.before = v.load.acknowledged.Load()
-	fmt.Printf("  SIGKILL to broker %d, the leader of partition 0, after %d acknowledgements\n", v.node, v.before)
+	fmt.Fprintf(v.out, "  SIGKILL to broker %d, the leader of partition 0, after %d acknowledgements\n", v.node, v.before)
 	select {
 	case <-time.After(downTime):
 	case <-ctx.Done():
@@ -66,7 +68,7 @@ func (v *victim) kill(ctx context.Context) error {
 	if err := v.cluster.WaitReady(ctx, v.node); err != nil {
 		return err
 	}
-	fmt.Printf("  broker %d is ready again after %d ms\n", v.node, time.Since(begin).Milliseconds())
+	fmt.Fprintf(v.out, "  broker %d is ready again after %d ms\n", v.node, time.Since(begin).Milliseconds())
 	return nil
 }
 

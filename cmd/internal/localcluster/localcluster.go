@@ -308,12 +308,15 @@ func (c *Cluster) Pid(n int) int {
 }
 
 // Kill ends an attached node with SIGKILL and waits until it is gone.
-func (c *Cluster) Kill(n int) error { return c.end(context.Background(), n, os.Kill) }
+func (c *Cluster) Kill(n int) error {
+	_, err := c.end(context.Background(), n, os.Kill)
+	return err
+}
 
 // Stop ends an attached node with SIGTERM and waits until it is gone. That it
 // exited with another code than 0 is an error.
 func (c *Cluster) Stop(ctx context.Context, n int) error {
-	if err := c.end(ctx, n, syscall.SIGTERM); err != nil {
+	if ran, err := c.end(ctx, n, syscall.SIGTERM); !ran || err != nil {
 		return err
 	}
 	nd := c.nodes[n-1]
@@ -325,24 +328,25 @@ func (c *Cluster) Stop(ctx context.Context, n int) error {
 	return nil
 }
 
-func (c *Cluster) end(ctx context.Context, n int, how os.Signal) error {
+// end signals a node and waits until it is gone; ran is false if it was before.
+func (c *Cluster) end(ctx context.Context, n int, how os.Signal) (ran bool, err error) {
 	nd := c.nodes[n-1]
 	nd.mu.Lock()
 	if !nd.runningLocked() {
 		nd.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	nd.wanted = true
 	process, ended := nd.command.Process, nd.ended
 	nd.mu.Unlock()
 	if err := process.Signal(how); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("end broker %d: %w", n, err)
+		return true, fmt.Errorf("end broker %d: %w", n, err)
 	}
 	select {
 	case <-ended:
-		return nil
+		return true, nil
 	case <-ctx.Done():
-		return fmt.Errorf("broker %d did not end: %w", n, ctx.Err())
+		return true, fmt.Errorf("broker %d did not end: %w", n, ctx.Err())
 	}
 }
 
