@@ -1,7 +1,6 @@
 package durability
 
 import (
-	"errors"
 	"hash/maphash"
 	"math"
 	"strconv"
@@ -169,17 +168,6 @@ func (l *Ledger) CheckMajority(partition int32, replicas []Replica, voters int) 
 			}
 		}
 	}
-}
-
-// LastOffset is the offset after the last whole record of a replica that is being
-// written to; what follows it may be half written.
-func (r Replica) LastOffset() (int64, error) {
-	end, err := r.walk(math.MaxInt64, func(segment.Header, []byte) error { return nil })
-	var bad *segment.BatchError
-	if errors.As(err, &bad) {
-		err = nil
-	}
-	return end, err
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }

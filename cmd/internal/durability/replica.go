@@ -97,8 +97,13 @@ func (r Replica) walk(limit int64, visit func(h segment.Header, frame []byte) er
 			case !segment.ChecksumOK(frame):
 				return fmt.Errorf("offset %d has a wrong CRC", h.BaseOffset)
 			}
-			end, term = int64(h.NextOffset()), h.Term()
-			return visit(h, frame)
+			if err := visit(h, frame); err != nil {
+				return err
+			}
+			if end, term = int64(h.NextOffset()), h.Term(); end >= limit {
+				return errPastLimit // what follows may be half written
+			}
+			return nil
 		})
 		if errors.Is(err, errPastLimit) {
 			return end, nil
@@ -160,6 +165,13 @@ func zerosFrom(file io.ReaderAt, from, size int64) bool {
 		from += int64(n)
 	}
 	return true
+}
+
+// Reaches reports whether a replica holds everything below an offset. It may be
+// written to meanwhile.
+func (r Replica) Reaches(limit int64) bool {
+	end, err := r.walk(limit, func(segment.Header, []byte) error { return nil })
+	return err == nil && end >= limit
 }
 
 // events passes every event of a replica up to an offset.

@@ -1,0 +1,101 @@
+package durability
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Target is where the load goes.
+type Target struct {
+	// Seeds are the Kafka addresses of the brokers.
+	Seeds []string
+	// Dial are options that every client gets, such as kgo.Dialer.
+	Dial []kgo.Opt
+	// Topic is the topic, which exists.
+	Topic string
+	// Partitions is its number of partitions.
+	Partitions int32
+	// ValueBytes is the size of a record's value.
+	ValueBytes int
+	// MaxMessageBytes is the topic's max.message.bytes; Plain exceeds it at times.
+	MaxMessageBytes int
+	// Rate bounds what one Producer sends, in records a second; 0: no bound.
+	Rate int
+}
+
+// Load is clients at work on a cluster, and what they were told. Everything is
+// joined by Close.
+type Load struct {
+	target Target
+	ledger *Ledger
+	faults *Faults
+	gaps   *Gaps
+
+	context   context.Context // of consumers and watches
+	cancel    context.CancelFunc
+	producing context.Context
+	quit      context.CancelFunc
+	producers sync.WaitGroup
+	others    sync.WaitGroup
+	next      int // number of the next producer
+	closers   []func()
+}
+
+// NewLoad makes one that does nothing yet.
+func NewLoad(target Target, ledger *Ledger, faults *Faults) *Load {
+	l := &Load{target: target, ledger: ledger, faults: faults, gaps: newGaps(target.Partitions)}
+	l.context, l.cancel = context.WithCancel(context.Background())
+	l.producing, l.quit = context.WithCancel(l.context)
+	return l
+}
+
+// Ledger is what the clients were told.
+func (l *Load) Ledger() *Ledger { return l.ledger }
+
+// Gaps knows when each partition acknowledged something last.
+func (l *Load) Gaps() *Gaps { return l.gaps }
+
+// client opens a client that is quick to find a new leader: a test of brokers has
+// no use for a client's patience.
+func (l *Load) client(opts ...kgo.Opt) (*kgo.Client, error) {
+	base := []kgo.Opt{
+		kgo.SeedBrokers(l.target.Seeds...),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 30 * time.Millisecond }),
+		kgo.MetadataMinAge(20 * time.Millisecond),
+		kgo.DialTimeout(2 * time.Second),
+		kgo.RetryTimeout(10 * time.Minute),
+		kgo.DisableClientMetrics(),
+		kgo.AlwaysRetryEOF(),
+	}
+	c, err := kgo.NewClient(append(append(base, l.target.Dial...), opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("open client: %w", err)
+	}
+	return c, nil
+}
+
+// StopProducers ends producing and waits until every event has an outcome.
+func (l *Load) StopProducers() {
+	l.quit()
+	l.producers.Wait()
+}
+
+// Close ends everything.
+func (l *Load) Close() {
+	l.StopProducers()
+	l.cancel()
+	l.others.Wait()
+	for _, c := range l.closers {
+		c()
+	}
+}
+
+// acked notes an acknowledgement.
+func (l *Load) acked(e Event, offset int64) {
+	l.ledger.Acked(e, offset)
+	l.gaps.acked(e.Partition, time.Now())
+}
