@@ -1,3 +1,43 @@
+// # Files
+//
+// A segment is three files, named after the offset of its first record:
+//
+//	.log   frames, back to back; behind the last one there are only zeros
+//	.idx   sparse index: offset, time, and a checksum chained over all frames
+//	.hdr   header: what must be known to begin here; its seal once it is closed
+//
+//	format.go         the list of formats, the envelope of small files, fields
+//	headerfile.go     FileHeader; producerstate.go its producers
+//	cursor.go         Cursor: what is known between two frames, the chain
+//	index.go          IndexFile
+//	writer.go         Writer: rounds, preallocation, cuts, seals
+//	recover.go        Recover: what a crash left; classify.go torn or corrupt
+//	scanner.go        Scanner: frames of a file, one after the other
+//	reader.go         Reader: frames by index, offset and time
+//	verify.go         Checks: which pieces were checked lately
+//
+// # Crash safety of the files
+//
+// Round. Frames are written behind the synced end, at most RoundLimit bytes, and
+// synced before the next round begins. A crash loses any sectors of that round and
+// nothing before it; a larger round is preceded by a header that says so.
+//
+// Index entry. It is written after the sync of what is before its position, and is
+// not synced. So a valid one proves that what is before it is on the disk, and a
+// lost one costs the next start some reading.
+//
+// Cut. The index entries behind the cut go first, durably; then the file is
+// shortened, durably; only then anything is written there. In any other order, an
+// old entry would prove new frames that were torn.
+//
+// Seal. The index and the length are made durable, then the header with the seal, by
+// rename. Taking a seal off goes the other way: header first, then the cut.
+//
+// Recovery reads no further back than the last valid index entry or the checkpoint,
+// whichever is later, for CRCs, and than the checkpoint for headers. It tells a torn
+// last round, which was never acknowledged, from damage, which is never cut; see
+// classify for the rule and its assumption: a disk does not turn synced sectors into
+// zeros. It can be run any number of times, and after a crash in the middle of it.
 package segment
 
 import (
