@@ -160,7 +160,7 @@ func (m *MetaGroup) attempt(ctx context.Context, command []byte) (metadata.Resul
 
 // askLeader gets the answer of the group's leader: by here if this node is it.
 func (m *MetaGroup) askLeader(ctx context.Context, method transport.Method, body []byte, here func(context.Context, []byte) ([]byte, error)) ([]byte, error) {
-	node, known := m.Leader()
+	node, known := m.liveLeader()
 	switch {
 	case !known:
 		return nil, errNoMetaLeader
@@ -214,7 +214,7 @@ func (m *MetaGroup) apply(ctx context.Context, in *metaInstance, command []byte)
 
 // notLeader is the answer of a node that cannot act as the leader.
 func (m *MetaGroup) notLeader() error {
-	if node, known := m.Leader(); known && node != m.node.ID() {
+	if node, known := m.liveLeader(); known && node != m.node.ID() {
 		return &transport.RemoteError{Code: codeNotMetaLeader, Message: fmt.Sprintf("node %d does not lead the metadata group, node %d does", m.node.ID(), node)}
 	}
 	return &transport.RemoteError{Code: codeNoMetaQuorum, Message: m.quorum()}

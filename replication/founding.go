@@ -110,7 +110,7 @@ func decideJoin(self transport.Identity, answers []answer) (decision, bool) {
 		d.cluster = cluster
 		switch {
 		case a.err != nil:
-			d.trouble = append(d.trouble, fmt.Sprintf("%s: %v", a.address, a.err))
+			d.trouble = append(d.trouble, fmt.Sprintf("%s: %s", a.address, brief(a.err)))
 		case a.said.Member:
 			d.via = append(d.via, a)
 		}
@@ -136,7 +136,7 @@ func judgeFounder(self transport.Identity, list []string, without string, a answ
 		if a.address == without {
 			return ""
 		}
-		return fmt.Sprintf("%s does not answer (%v)", a.address, a.err)
+		return fmt.Sprintf("%s does not answer (%s)", a.address, brief(a.err))
 	}
 	if a.peer != self && !slices.Equal(a.said.List, list) {
 		return fmt.Sprintf("node %d at %s was started with --join %s, this node with --join %s", a.peer.Node, a.address, orNone(a.said.List), orNone(list))
@@ -171,7 +171,7 @@ func normalize(list []string) []string {
 const (
 	// minAsk and maxAsk bound the pause between two rounds of asking.
 	minAsk = 50 * time.Millisecond
-	maxAsk = 500 * time.Millisecond
+	maxAsk = 250 * time.Millisecond
 )
 
 // enter brings a node that is no member into a cluster: its own, if it is to
@@ -200,9 +200,34 @@ func (m *MetaGroup) enter() error {
 	}
 }
 
+// maxVisitors bounds the nodes that are remembered.
+const maxVisitors = 1024
+
+// visited ends the pause between two rounds of asking when a node introduces
+// itself for the first time: it may be the one that was missing. Only the first
+// time, or two nodes would wake each other for ever.
+func (m *MetaGroup) visited(by transport.Peer) {
+	m.mu.Lock()
+	news := !m.visitors[by] && len(m.visitors) < maxVisitors
+	if news {
+		m.visitors[by] = true
+	}
+	m.mu.Unlock()
+	if !news {
+		return
+	}
+	select {
+	case m.asked <- struct{}{}:
+	default:
+	}
+}
+
+// pause waits before another round of asking.
 func (m *MetaGroup) pause(d time.Duration) error {
 	select {
 	case <-time.After(d):
+		return nil
+	case <-m.asked:
 		return nil
 	case <-m.ctx.Done():
 		return m.ctx.Err()

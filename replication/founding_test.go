@@ -196,6 +196,7 @@ func TestTwoWipedFoundersFoundNothing(t *testing.T) {
 		n.waits("no quorum")
 	}
 	nodes[2].waits("no quorum: 1 of 3 voters are up")
+	eventually(t, "the third node's line about the quorum", func() bool { return nodes[2].logs.has("waiting: the metadata group of cluster") })
 	for _, n := range nodes[:2] {
 		eventually(t, "the line about the quorum", func() bool { return n.logs.has("no quorum") })
 		if n.logs.b.Len() == 0 || n.node.ClusterID() != "" || n.node.member() || n.group.current() != nil {

@@ -103,6 +103,9 @@ func (m *MetaGroup) handleIntroduction(r *transport.Request) {
 		return
 	}
 	m.meet(r.Peer, theirs)
+	if !m.node.member() && r.Peer.Node != m.node.ID() {
+		m.visited(r.Peer)
+	}
 	own, err := m.introduction(r.Peer.Node, r.Peer.Incarnation)
 	if err != nil {
 		r.ReplyError(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path/filepath"
 	"strings"
 	"time"
@@ -127,10 +128,29 @@ func describe(answers []answer) string {
 	var lines []string
 	for _, a := range answers {
 		if a.err != nil {
-			lines = append(lines, fmt.Sprintf("%s (%v)", a.address, a.err))
+			lines = append(lines, fmt.Sprintf("%s (%s)", a.address, brief(a.err)))
 		}
 	}
 	return strings.Join(lines, ", ")
+}
+
+// brief is an error in the words of what caused it, for a line that names the
+// address and the occasion itself.
+func brief(err error) string {
+	var remote *transport.RemoteError
+	var refused *transport.RefusedError
+	var network *net.OpError
+	switch {
+	case errors.As(err, &remote):
+		return remote.Message
+	case errors.As(err, &refused):
+		return refused.Text
+	case errors.As(err, &network):
+		return network.Err.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timed out"
+	}
+	return err.Error()
 }
 
 // joinVia asks members of the cluster, one after the other, to take this node in,
@@ -154,7 +174,7 @@ func (m *MetaGroup) joinVia(d decision) (bool, error) {
 			err = fmt.Errorf("it belongs to cluster %s now", peer.Cluster)
 		}
 		if err != nil {
-			trouble = append(trouble, fmt.Sprintf("%s: %v", address, err))
+			trouble = append(trouble, fmt.Sprintf("%s: %s", address, brief(err)))
 			continue
 		}
 		if err := m.judgeResult(result); err != nil {
@@ -230,7 +250,7 @@ func (m *MetaGroup) register() error {
 		case err == nil && result.Err() != nil:
 			m.waitFor("registering with cluster %s: %s", m.node.ClusterID(), refusalText(result))
 		case err != nil:
-			m.waitFor("%s (%v)", m.quorum(), err)
+			m.waitFor("%s (%s)", m.quorum(), brief(err))
 		}
 		select {
 		case <-time.After(pause):
@@ -363,7 +383,7 @@ func (m *MetaGroup) joinHere(ctx context.Context, peer transport.Peer, body []by
 	case !relayed && (newcomer.Node != peer.Node || newcomer.Incarnation != peer.Incarnation):
 		return nil, &transport.RemoteError{Code: transport.CodeBadRequest, Message: fmt.Sprintf("node %d asks to take node %d in", peer.Node, newcomer.Node)}
 	}
-	leader, known := m.Leader()
+	leader, known := m.liveLeader()
 	switch {
 	case !known:
 		return nil, m.notLeader()

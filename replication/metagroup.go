@@ -87,12 +87,14 @@ type MetaGroup struct {
 	work     sync.WaitGroup
 	process  atomic.Uint64 // the session registered for this process
 	replaced chan error    // capacity 1: this disk must become another one
+	asked    chan struct{} // capacity 1: a node that was never seen has introduced itself
 	waiting  atomic.Pointer[string]
 	stored   atomic.Pointer[[]raft.ServerID] // the voters on disk, before raft runs
 
 	mu       sync.Mutex
-	instance *metaInstance // nil while this node is no member
-	moved    chan struct{} // closed and replaced whenever the view changes
+	instance *metaInstance           // nil while this node is no member
+	visitors map[transport.Peer]bool // who introduced itself while this node was no member
+	moved    chan struct{}           // closed and replaced whenever the view changes
 	closed   bool
 }
 
@@ -117,7 +119,7 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 		return nil, fmt.Errorf("--found-without %s is none of the --join addresses %s", config.FoundWithout, orNone(config.Join))
 	}
 	m := &MetaGroup{config: config, logger: config.Logger, node: config.Node, calls: newCallTable(),
-		replaced: make(chan error, 1), moved: make(chan struct{})}
+		replaced: make(chan error, 1), asked: make(chan struct{}, 1), visitors: map[transport.Peer]bool{}, moved: make(chan struct{})}
 	m.process.Store(newSession())
 	m.view.Store(&metadata.View{})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -302,27 +304,64 @@ func (m *MetaGroup) waitFor(format string, args ...any) {
 func (m *MetaGroup) waitNoMore() { m.waiting.Store(nil) }
 
 const (
-	// firstComplaint is when a node that cannot go on says why for the first time.
-	firstComplaint = time.Second
-	// complaintInterval is how often it says so afterwards.
-	complaintInterval = 5 * time.Second
+	// complaintInterval is how often a node that cannot go on says why, after the
+	// first second.
+	complaintInterval = 5
+	// leaderlessGrace is how many seconds a member may be without a leader before
+	// it says so: an election is no trouble.
+	leaderlessGrace = 3
 )
 
 // complain logs what the node waits for.
 func (m *MetaGroup) complain() {
-	timer := time.NewTimer(firstComplaint)
-	defer timer.Stop()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	waited := 0 // seconds
 	for {
 		select {
 		case <-m.ctx.Done():
 			return
-		case <-timer.C:
+		case <-ticker.C:
 		}
-		timer.Reset(complaintInterval)
-		if text := m.Waiting(); text != "" {
+		text, grace := m.Waiting(), 1
+		if text == "" && m.leaderless() {
+			text, grace = m.quorum(), leaderlessGrace
+		}
+		if text == "" {
+			waited = 0
+			continue
+		}
+		waited++
+		if waited >= grace && (waited-grace)%complaintInterval == 0 {
 			m.logger.Warn("waiting: " + text)
 		}
 	}
+}
+
+// leaderless reports whether this node is a member and knows no leader that is
+// there.
+func (m *MetaGroup) leaderless() bool {
+	if m.current() == nil {
+		return false
+	}
+	_, known := m.liveLeader()
+	return !known
+}
+
+// liveLeader is Leader, if that very incarnation is connected or this node: after
+// a crash of the leader raft names it for a while, and another disk may answer in
+// its place.
+func (m *MetaGroup) liveLeader() (metadata.NodeID, bool) {
+	in := m.current()
+	if in == nil {
+		return NoLeader, false
+	}
+	_, id := in.raft.LeaderWithID()
+	node, _, err := transport.ParseServerID(id)
+	if err != nil || !m.answers(id) {
+		return NoLeader, false
+	}
+	return node, true
 }
 
 // followView keeps the mux and node.json in step with the brokers that the

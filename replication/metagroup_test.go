@@ -261,3 +261,19 @@ func TestMetaWatch(t *testing.T) {
 	default:
 	}
 }
+
+// TestMetaSaysThatTheLeaderIsGone: a member that has registered long ago must not
+// be silent when the group loses its quorum.
+func TestMetaSaysThatTheLeaderIsGone(t *testing.T) {
+	net := newMetaNet(t)
+	nodes := net.founders(3)
+	for _, n := range nodes {
+		n.start()
+	}
+	net.settled()
+	nodes[0].kill()
+	nodes[1].kill()
+	eventually(t, "a line about the quorum", func() bool {
+		return nodes[2].logs.has("no quorum: 1 of 3 voters are up, missing: node 1 at host1:1, node 2 at host2:1")
+	})
+}
