@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -325,5 +327,33 @@ func TestBase(t *testing.T) {
 	must(t, checkInvariants(l, all))
 	if c := l.Checkpoint(); c.Index != 500 || string(c.Configuration) != "voters" || c.ConfigurationIndex != 30 {
 		t.Errorf("checkpoint %+v", c)
+	}
+}
+
+// TestRealFiles goes through a log on the machine's own file system.
+func TestRealFiles(t *testing.T) {
+	o := smallOptions(vfs.OS())
+	o.Dir = filepath.Join(t.TempDir(), "topics", "events", "0-x")
+	l := create(t, o)
+	var all []stored
+	for i := range 30 {
+		all = append(all, mustAppend(t, l, batchOfRecords(1, 2, 400, uint64(i), int64(i)), batchOfRecords(1, 1, 1500, uint64(i), int64(i)))...)
+	}
+	must(t, l.CutFrom(41))
+	all = append(all[:40:40], mustAppend(t, l, batchOfRecords(2, 1, 40_000, 77, 0))...)
+	if _, err := l.Apply(l.LastIndex()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, checkInvariants(l, all))
+	must(t, l.Close())
+	o.SameBoot = true
+	l = open(t, o)
+	defer l.Close()
+	must(t, checkInvariants(l, all))
+	s, err := l.Read(l.HighWatermark()-1, l.HighWatermark(), 1<<20, true)
+	must(t, err)
+	defer s.Release()
+	if _, ok := s.File.(vfs.Descriptor); !ok {
+		t.Error("a large slice has no descriptor to send from")
 	}
 }

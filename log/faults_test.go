@@ -259,3 +259,40 @@ func TestUncertainStays(t *testing.T) {
 		must(t, l.Close())
 	}
 }
+
+// TestRecoveryCrashes cuts the power twenty times during the recovery from a power
+// cut: the result is that of a single recovery.
+func TestRecoveryCrashes(t *testing.T) {
+	for seed := range int64(30) {
+		disk := crashfs.New(seed)
+		l, _ := busyLog(t, disk)
+		nth := int(1 + seed)
+		disk.Inject(crashfs.Fault{Op: crashfs.OpChange, Nth: nth, After: func() { disk.Crash(crashfs.CrashOptions{}) }})
+		_ = busyCommit(l)
+		disk.Crash(crashfs.CrashOptions{})
+		_ = l.Close()
+
+		single := open(t, smallOptions(disk.Clone(1).Mount()))
+		want, err := contents(single)
+		must(t, err)
+		must(t, checkInvariants(single, want))
+		must(t, single.Close())
+
+		again := disk.Clone(2)
+		for n := range 20 {
+			fault := again.Inject(crashfs.Fault{Op: crashfs.OpChange, Nth: 1 + n%7, Do: func() { again.Crash(crashfs.CrashOptions{}) }})
+			if l, err := Open(smallOptions(again.Mount())); err == nil {
+				again.Crash(crashfs.CrashOptions{})
+				_ = l.Close()
+			} else if !errors.Is(err, crashfs.ErrCrashed) {
+				t.Fatalf("seed %d, crash %d: %v", seed, n, err)
+			}
+			fault.Remove()
+		}
+		l = open(t, smallOptions(again.Mount()))
+		if err := checkInvariants(l, want); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		must(t, l.Close())
+	}
+}

@@ -20,7 +20,7 @@ type FileCache struct {
 	limit int
 
 	mu   sync.Mutex
-	open int        // segments that are open, those being written not counted
+	open int        // handles that count: not those being written
 	idle *list.List // of *handle without users; the back was used last
 }
 
@@ -52,6 +52,7 @@ type handle struct {
 	written bool // opened by the writer, so that its index may need a sync
 	users   int
 	dropped bool // closed when the last user is gone
+	counted bool // part of FileCache.open
 	place   *list.Element
 }
 
@@ -76,7 +77,7 @@ func (c *FileCache) acquire(l *Log, p *part) (*handle, error) {
 		return nil, l.corruption(fmt.Errorf("open segment %d: %w", p.base, err))
 	}
 	c.mu.Lock()
-	h := &handle{reader: reader, users: 1}
+	h := &handle{reader: reader, users: 1, counted: true}
 	p.handle = h
 	c.open++
 	stale := c.trimLocked()
@@ -111,6 +112,10 @@ func (c *FileCache) release(h *handle) {
 	case h.dropped:
 		stale = append(stale, h)
 	default:
+		if !h.counted { // its writer has sealed it
+			h.counted = true
+			c.open++
+		}
 		h.place = c.idle.PushBack(h)
 		stale = c.trimLocked()
 	}
@@ -124,7 +129,6 @@ func (c *FileCache) adopt(p *part, reader *segment.Reader) *handle {
 	h := &handle{reader: reader, written: true, users: 1}
 	c.mu.Lock()
 	p.handle = h
-	c.open++
 	c.mu.Unlock()
 	return h
 }
@@ -138,7 +142,9 @@ func (c *FileCache) drop(p *part) {
 	var stale []*handle
 	if h != nil && !h.dropped { // else trimLocked was first
 		h.dropped = true
-		c.open--
+		if h.counted {
+			c.open--
+		}
 		if h.place != nil {
 			c.idle.Remove(h.place)
 			h.place = nil

@@ -189,6 +189,50 @@ func TestOpenFilesAreBounded(t *testing.T) {
 	}
 }
 
+// TestWritersDoNotCount: what is being written takes no place from sealed segments.
+func TestWritersDoNotCount(t *testing.T) {
+	files := NewFileCache(2)
+	disk := crashfs.New(1)
+	for i := range 5 {
+		o := smallOptions(disk.Mount())
+		o.Dir, o.Files = filepath.Join(testDir, string(rune('a'+i))), files
+		l := create(t, o)
+		defer func() { must(t, l.Close()) }()
+		mustAppend(t, l, batchOfRecords(1, 1, 7000, 1, 0), batchOfRecords(1, 1, 7000, 2, 0))
+	}
+	if files.open != 2 {
+		t.Errorf("%d of 5 sealed segments are open, must be 2", files.open)
+	}
+}
+
+// TestOldPayload: the content of a configuration that is no longer in memory.
+func TestOldPayload(t *testing.T) {
+	l := create(t, smallOptions(crashfs.New(1).Mount()))
+	defer l.Close()
+	for i := range 1500 {
+		mustAppend(t, l, internalFrame(1, segment.KindConfiguration, string(rune('a'+i%20))), batchOfRecords(1, 1, 1, uint64(i), 0))
+	}
+	if _, err := l.Apply(l.LastIndex()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.WriteCheckpoint())
+	if n := len(l.configurations); n != 1 {
+		t.Errorf("%d configurations in memory", n)
+	}
+	if n := len(l.entries); n > 2*recentEntries {
+		t.Errorf("%d entries in memory", n)
+	}
+	for i := 1; i < 3000; i += 202 {
+		content, err := l.Payload(segment.Index(i))
+		if want := string(rune('a' + (i-1)/2%20)); err != nil || string(content) != want {
+			t.Errorf("entry %d: %q, %v; must be %q", i, content, err, want)
+		}
+		if _, err := l.Payload(segment.Index(i + 1)); err == nil {
+			t.Errorf("entry %d, records, has a payload", i+1)
+		}
+	}
+}
+
 // TestOffsets compares searches by time and by term with a walk over the records.
 func TestOffsets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
