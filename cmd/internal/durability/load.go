@@ -42,7 +42,6 @@ type Load struct {
 	producers sync.WaitGroup
 	others    sync.WaitGroup
 	next      int // number of the next producer
-	closers   []func()
 }
 
 // NewLoad makes one that does nothing yet.
@@ -84,14 +83,12 @@ func (l *Load) StopProducers() {
 	l.producers.Wait()
 }
 
-// Close ends everything.
+// Close ends everything at once. Without StopProducers before it, the outcomes of
+// what is under way stay unknown.
 func (l *Load) Close() {
-	l.StopProducers()
 	l.cancel()
+	l.producers.Wait()
 	l.others.Wait()
-	for _, c := range l.closers {
-		c()
-	}
 }
 
 // acked notes an acknowledgement.
