@@ -11,12 +11,10 @@ import (
 // visible together, or not at all. It is used by one goroutine, and ends with
 // Commit or Abort.
 type Append struct {
-	log     *Log
-	begun   segment.Index
-	next    place
-	entries []entry
-	frames  [][]byte
-	backing []int
+	log   *Log
+	begun segment.Index
+	next  place
+	lists
 	// configurations are those among the entries.
 	configurations []configuration
 	idempotent     bool // producer state was changed
@@ -25,9 +23,37 @@ type Append struct {
 
 // Begin opens one StoreLogs. Only one append may be open at a time.
 func (l *Log) Begin() *Append {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return &Append{log: l, begun: l.end.index, next: l.end}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := &Append{log: l, begun: l.end.index, next: l.end, lists: l.spare}
+	l.spare = lists{}
+	return a
+}
+
+// lists are what an append collects, an element an entry. Their memory goes from
+// one append to the next.
+type lists struct {
+	entries []entry
+	frames  [][]byte
+	backing []int
+}
+
+// maxSpare keeps one large append from holding memory for ever.
+const maxSpare = 1024
+
+// end marks the append as ended and keeps the memory of its lists.
+func (a *Append) end() {
+	a.done = true
+	s := a.lists
+	a.lists = lists{}
+	if cap(s.entries) > maxSpare {
+		return
+	}
+	clear(s.entries)
+	clear(s.frames)
+	a.log.mu.Lock()
+	a.log.spare = lists{entries: s.entries[:0], frames: s.frames[:0], backing: s.backing[:0]}
+	a.log.mu.Unlock()
 }
 
 // NextIndex is the Raft index of the next entry.
@@ -116,13 +142,13 @@ func (a *Append) Abort() {
 	if a.done {
 		return
 	}
-	a.done = true
 	if a.idempotent {
 		l := a.log
 		l.mu.Lock()
 		l.producers.reset(l.unappliedLocked())
 		l.mu.Unlock()
 	}
+	a.end()
 }
 
 // Commit writes the entries and syncs them; a noted cut is made first. On nil they
@@ -138,6 +164,7 @@ func (a *Append) Commit() error {
 		return err
 	}
 	a.publish()
+	a.end()
 	// Only now, when they prove what was synced; lost, they cost the next start some
 	// reading.
 	if err := l.tail.writer.FlushIndex(); err != nil {
@@ -222,7 +249,6 @@ func (l *Log) roomFor(size int) bool {
 
 // publish makes what was written part of the log.
 func (a *Append) publish() {
-	a.done = true
 	l := a.log
 	if len(a.entries) == 0 {
 		return

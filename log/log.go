@@ -45,6 +45,7 @@ type Log struct {
 
 	mu     sync.RWMutex
 	closed bool
+	spare  lists          // memory for the next append
 	start  segment.Offset // first offset that consumers see
 	// parts are the segments in order; the last one counts up to end.
 	parts []*part
