@@ -95,6 +95,10 @@ func (o *groupSeekOptions) run(ctx context.Context) error {
 
 // plan works out the new positions of all partitions of the topics asked for.
 func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client.Position) ([]groupSeekOffset, error) {
+	known, err := o.checkIdle(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	adm := c.Admin().Kadm()
 	committed, err := adm.FetchOffsets(ctx, o.group)
 	if err == nil {
@@ -110,7 +114,8 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 		}
 	}
 	if len(topics) == 0 {
-		if _, err := lagOf(ctx, c, o.group); err != nil {
+		if !known {
+			_, err := lagOf(ctx, c, o.group) // says so, with the name that was meant
 			return nil, err
 		}
 		return nil, &hinted{fmt.Errorf("group %q has no committed positions", o.group), "name the topics with --topics"}
@@ -138,15 +143,26 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 	return plan, nil
 }
 
-func (o *groupSeekOptions) commit(ctx context.Context, c *client.Client, plan []groupSeekOffset) error {
+// checkIdle refuses a group with members: they would commit over the new
+// positions. A group that does not exist may be given its first positions.
+func (o *groupSeekOptions) checkIdle(ctx context.Context, c *client.Client) (known bool, err error) {
 	g, err := lagOf(ctx, c, o.group)
-	if err == nil && len(g.Members) > 0 {
-		return &hinted{
-			fmt.Errorf("group %q has %d members: %w", o.group, len(g.Members), client.ErrGroupInUse),
+	switch {
+	case errors.Is(err, client.ErrUnknownGroup):
+		return false, nil
+	case err != nil:
+		return false, err
+	case len(g.Members) > 0:
+		return true, &hinted{
+			fmt.Errorf("group %q cannot be moved: %w (%d)", o.group, client.ErrGroupInUse, len(g.Members)),
 			"stop its members first; see: millrace group describe " + o.group,
 		}
 	}
-	if err != nil && !errors.Is(err, client.ErrUnknownGroup) {
+	return true, nil
+}
+
+func (o *groupSeekOptions) commit(ctx context.Context, c *client.Client, plan []groupSeekOffset) error {
+	if _, err := o.checkIdle(ctx, c); err != nil { // one may have joined meanwhile
 		return err
 	}
 	offsets := kadm.Offsets{}
