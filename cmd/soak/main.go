@@ -1,0 +1,252 @@
+// Soak runs three broker processes under load for a long time, kills, stops and
+// restarts them, and checks every record: the program behind make soak.
+//
+// Idempotent producers, a producer that sends each batch once, a consumer group
+// that commits, a reader from the start and one with auto.offset.reset=latest are
+// at work, while chance (of a printed seed) chooses what happens to the brokers:
+// SIGKILL for the leader of a partition, for two or for all three, which start
+// again in any order, SIGKILL in the middle of a start, SIGTERM for a leader or for
+// all. Package durability has the load and the promises that are checked; at the
+// end the brokers are stopped and the segment files of all replicas are read and
+// compared.
+//
+// It ends with one line, "soak: ok ..." or "soak: FAILED ..." and a non-zero exit
+// code. It fails on any broken promise, and below -duration, -kills or -records.
+// Nothing is left running; the data of a failed run is kept, and its folder named.
+//
+// The files: mischief.go does things to brokers, report.go prints, verify.go reads
+// the segment files.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/cmd/internal/durability"
+	"github.com/millrace/millrace/cmd/internal/localcluster"
+)
+
+const (
+	topic      = "soak"
+	partitions = 6
+	replicas   = 3
+	group      = "soak"
+	producers  = 4
+	valueBytes = 120
+	// maxMessage is the topic's max.message.bytes; the plain producer exceeds it.
+	maxMessage = 256 << 10
+	// headroom is how much more than the wanted records is sent in the wanted
+	// time, for the time in which brokers are down.
+	headroom = 1.35
+	// readLimit bounds how long consumers may need for what is left at the end.
+	readLimit = 2 * time.Minute
+	// stopLimit bounds a graceful stop.
+	stopLimit = 30 * time.Second
+)
+
+// options are the flags.
+type options struct {
+	binary   string
+	duration time.Duration
+	kills    int
+	records  int64
+	limit    time.Duration
+	seed     int64
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.binary, "millrace", "bin/millrace", "the millrace `executable`")
+	flag.DurationVar(&o.duration, "duration", 10*time.Minute, "the least time to run")
+	flag.IntVar(&o.kills, "kills", 100, "the least number of kills")
+	flag.Int64Var(&o.records, "records", 10_000_000, "the least number of acknowledged records")
+	flag.DurationVar(&o.limit, "limit", 30*time.Minute, "when to give up")
+	flag.Int64Var(&o.seed, "seed", 0, "what chance does; 0 draws one")
+	flag.Parse()
+	if o.seed == 0 {
+		o.seed = time.Now().UnixNano() % 1_000_000
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	line, err := run(ctx, o)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
+		fmt.Printf("soak: FAILED seed=%d %v\n", o.seed, err)
+		os.Exit(1)
+	}
+	fmt.Println(line)
+}
+
+// run is the whole soak. Its folder is gone when it returns without an error.
+func run(ctx context.Context, o options) (line string, err error) {
+	fmt.Printf("soak: seed %d; at least %s, %d kills, %d records\n", o.seed, o.duration, o.kills, o.records)
+	dir, err := os.MkdirTemp("", "millrace-soak-")
+	if err != nil {
+		return "", fmt.Errorf("temporary folder: %w", err)
+	}
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			fmt.Printf("data and logs of the brokers are kept in %s\n", dir)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(dir))
+	}()
+	cluster, err := startCluster(ctx, o.binary, dir)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		stopping, cancel := context.WithTimeout(context.Background(), stopLimit)
+		defer cancel()
+		err = errors.Join(err, cluster.Close(stopping))
+	}()
+	if err := createTopic(ctx, cluster.Addrs()); err != nil {
+		return "", err
+	}
+	faults := durability.NewFaults()
+	s := &soak{
+		options: o, cluster: cluster, faults: faults, rng: rand.New(rand.NewPCG(uint64(o.seed), 0)),
+		ledger: durability.NewLedger(uint32(o.seed), faults), began: time.Now(), done: map[string]int{},
+	}
+	return s.play(ctx)
+}
+
+// startCluster starts three brokers on free ports.
+func startCluster(ctx context.Context, binary, dir string) (*localcluster.Cluster, error) {
+	binary, err := filepath.Abs(binary)
+	if err != nil {
+		return nil, fmt.Errorf("executable: %w", err)
+	}
+	ports, err := localcluster.FreePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	c, err := localcluster.New(localcluster.Config{Binary: binary, Dir: dir, Ports: ports})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(ctx); err != nil {
+		return nil, errors.Join(err, c.Close(ctx))
+	}
+	return c, nil
+}
+
+func createTopic(ctx context.Context, addrs []string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...))
+	if err != nil {
+		return fmt.Errorf("open client: %w", err)
+	}
+	defer client.Close()
+	segmentBytes, maxBytes := fmt.Sprint(16<<20), fmt.Sprint(maxMessage)
+	configs := map[string]*string{"segment.bytes": &segmentBytes, "max.message.bytes": &maxBytes}
+	resp, err := kadm.NewClient(client).CreateTopic(ctx, partitions, replicas, configs, topic)
+	if err = errors.Join(err, resp.Err); err != nil {
+		return fmt.Errorf("create topic: %w", err)
+	}
+	return nil
+}
+
+// soak is one run on a cluster that is up.
+type soak struct {
+	options
+	cluster *localcluster.Cluster
+	faults  *durability.Faults
+	ledger  *durability.Ledger
+	load    *durability.Load
+	readers []*durability.Reader
+	group   *durability.Group
+	rng     *rand.Rand
+	began   time.Time
+
+	kills   int
+	done    map[string]int // what was done to brokers, and how often
+	slowest time.Duration  // of writes to resume
+}
+
+// play loads, makes mischief until enough has happened, and verifies.
+func (s *soak) play(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("not done after %s", s.limit))
+	defer cancel()
+	s.load = durability.NewLoad(durability.Target{
+		Seeds: s.cluster.Addrs(), Topic: topic, Partitions: partitions, ValueBytes: valueBytes, MaxMessageBytes: maxMessage,
+		Rate: int(float64(s.records) / s.duration.Seconds() * headroom / producers),
+	}, s.ledger, s.faults)
+	defer s.load.Close()
+	if err := s.startClients(); err != nil {
+		return "", err
+	}
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		s.watchExits(ctx)
+	}()
+	defer func() { <-watching }()
+	defer cancel() // before the wait, so that it ends
+	if err := s.makeMischief(ctx); err != nil {
+		return "", err
+	}
+	ends, err := s.drain(ctx)
+	if err != nil {
+		return "", err
+	}
+	counts := s.ledger.Counts()
+	if err := s.verify(ctx, ends); err != nil {
+		return "", err
+	}
+	if err := s.faults.Err(); err != nil {
+		return "", err
+	}
+	return s.summary(counts), nil
+}
+
+// startClients puts the load on: consumers first, so that the reader from the end
+// begins where the log does.
+func (s *soak) startClients() (err error) {
+	for _, r := range []struct {
+		name   string
+		latest bool
+	}{{"the reader from the start", false}, {"the reader with auto.offset.reset=latest", true}} {
+		reader, err := s.load.Reader(r.name, r.latest)
+		if err != nil {
+			return err
+		}
+		s.readers = append(s.readers, reader)
+	}
+	if s.group, err = s.load.Group(group, 2); err != nil {
+		return err
+	}
+	if err := s.load.Watch(s.group); err != nil {
+		return err
+	}
+	for range producers {
+		if err := s.load.Producer(); err != nil {
+			return err
+		}
+	}
+	return s.load.Plain()
+}
+
+// watchExits notes brokers that end by themselves.
+func (s *soak) watchExits(ctx context.Context) {
+	for {
+		select {
+		case e := <-s.cluster.Exits():
+			s.faults.Add(durability.CE, "%v", e.Err)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
