@@ -51,7 +51,9 @@
 // (unless [Subscription.Finish] was called): it is read again by whoever gets
 // the partition next. So every record is finished at least once. A partition is
 // given to another member only between two turns, and a record of a partition
-// that is gone is never handed to the loop.
+// that is gone is never handed to the loop. A turn that takes longer than the
+// group's rebalance time-out (60 s) while others join costs the member its
+// partitions.
 //
 // Without a group nothing is committed; [From] and [Until] choose the range.
 //

@@ -17,3 +17,14 @@ func (s *Subscription) NarrowTo(partition int32, every time.Duration) {
 	}
 	s.kgo.RemoveConsumePartitions(gone)
 }
+
+// Pending counts the records at hand by partition.
+func (s *Subscription) Pending() map[int32]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := map[int32]int{}
+	for _, r := range s.pending {
+		counts[r.Partition]++
+	}
+	return counts
+}

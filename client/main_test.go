@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,8 +83,11 @@ func newTopic(t *testing.T, c *client.Client, partitions int) string {
 	return name
 }
 
+// topicCount makes names differ when a test runs several times.
+var topicCount atomic.Int64
+
 func topicName(t *testing.T) string {
-	name := []byte(t.Name())
+	name := fmt.Appendf(nil, "%s-%d", t.Name(), topicCount.Add(1))
 	for i, b := range name {
 		if b == '/' || b == '_' {
 			name[i] = '.'

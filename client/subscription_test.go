@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/client"
 )
@@ -351,6 +352,88 @@ func TestMembersShare(t *testing.T) {
 	}
 	if again > 10 {
 		t.Errorf("%d records were worked on again; only those in whose turn a member left should be", again)
+	}
+}
+
+// TestAPartitionMovesBetweenTurns: a rebalance waits for the turn under way, and
+// what the loop had at hand of a partition that went away is not handed out.
+func TestAPartitionMovesBetweenTurns(t *testing.T) {
+	c := open(t)
+	topic := newTopic(t, c, 2)
+	const each = 50
+	manual := open(t, client.WithKgo(kgo.RecordPartitioner(kgo.ManualPartitioner())))
+	for i := range 2 * each {
+		r := &client.Record{Topic: topic, Partition: int32(i % 2), Value: fmt.Append(nil, i)}
+		if err := manual.Produce(limited(t), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(limited(t))
+	defer stop()
+	options := []client.SubscribeOption{client.Topics(topic), client.Group("group-" + topic), client.SubscribeKgo(kgo.HeartbeatInterval(50 * time.Millisecond))}
+	first := subscribe(t, c, options...)
+	inTurn, release := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex
+	seen := map[string]int{}
+	see := func(r *client.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[string(r.Value)]++; len(seen) == 2*each {
+			stop()
+		}
+	}
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	loops.Go(func() {
+		held := false
+		for r, err := range first.Records(ctx) {
+			if err != nil {
+				return
+			}
+			if pending := first.Pending(); !held && pending[0] > 0 && pending[1] > 0 {
+				held = true
+				close(inTurn)
+				<-release
+			}
+			select { // slow enough for the rebalance to come between two turns
+			case <-time.After(3 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			if !slices.Contains(first.Assigned()[topic], r.Partition) {
+				t.Errorf("record %s of partition %d, which is another member's, was handed out", r.Value, r.Partition)
+			}
+			see(r)
+		}
+	})
+	<-inTurn
+	second := subscribe(t, c, options...)
+	loops.Go(func() {
+		for r, err := range second.Records(ctx) {
+			if err != nil {
+				return
+			}
+			see(r)
+		}
+	})
+	select { // ten heartbeats: the first member knows by now
+	case <-time.After(500 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	if got := second.Assigned(); len(got) != 0 {
+		t.Errorf("the second member got %v in the middle of a turn", got)
+	}
+	close(release)
+	<-ctx.Done()
+	loops.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	for value, n := range seen {
+		if n != 1 {
+			t.Errorf("record %s was handed out %d times", value, n)
+		}
+	}
+	if len(seen) != 2*each {
+		t.Errorf("%d of %d records were handed out", len(seen), 2*each)
 	}
 }
 
