@@ -13,6 +13,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+func TestExample(t *testing.T) { testOrders(t) }
+
 // produceAndRead writes one record and reads the whole topic.
 func produceAndRead(t *testing.T, c *client.Client, value string, want int) {
 	t.Helper()
