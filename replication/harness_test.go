@@ -62,6 +62,23 @@ type trioNode struct {
 	votes     *Votes
 	partition *Partition
 	fatal     error
+	// announce is called for each change of role, if set before the start.
+	announce func(*Partition)
+}
+
+// announced does what a host does: it looks at the partition.
+func (n *trioNode) announced(p *Partition) {
+	_ = p.current()
+	if n.announce != nil {
+		n.announce(p)
+	}
+}
+
+// died is the error that would have ended this node's process.
+func (n *trioNode) died() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fatal
 }
 
 // testTimings make elections quick.
@@ -150,7 +167,7 @@ func (n *trioNode) start() {
 			defer n.mu.Unlock()
 			n.fatal = err
 		},
-		announce:  func(*Partition) {},
+		announce:  n.announced,
 		up:        mux.Up,
 		restarted: func(*Partition) { n.tellAll() },
 	})

@@ -111,7 +111,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	in.store = &logStore{log: p.log, proposals: p.proposals, failed: in.poisoned,
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
 	snapshots := &snapshotStore{checkpoint: p.log.Checkpoint()}
-	machine := &fsm{log: p.log, moved: in.moved, stop: func(err error) { p.fail(err) }}
+	machine := &fsm{log: p.log, moved: in.moved, stop: p.poisoned}
 	stable := stableStore{p.stable, &in.store.poisoned, &snapshots.started, in.termFailed}
 	config := raftConfig(p.local, p.timings, raftLogger(p.logger, p.topic, p.group.Partition), in.notify)
 	in.raft, err = newRaft(config, machine, in.store, stable, snapshots, in.facade)
@@ -124,9 +124,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	if err := p.register(in.facade); err != nil {
 		return nil, errors.Join(err, in.raft.Shutdown().Error())
 	}
-	in.workers.Add(2)
-	go in.answer()
-	go in.watch()
+	in.workers.Go(in.answer) // watch begins once the instance is the current one
 	return in, nil
 }
 
@@ -170,7 +168,6 @@ func (in *instance) apply(proposal *Proposal) {
 
 // answer waits for raft's futures in order and resolves the proposals.
 func (in *instance) answer() {
-	defer in.workers.Done()
 	for p := range in.futures {
 		in.current.Store(p.proposal)
 		if p.proposal.barrier {
@@ -186,7 +183,6 @@ func (in *instance) answer() {
 // watch follows raft's role. It drains notify and nothing else: raft's main
 // goroutine waits for it.
 func (in *instance) watch() {
-	defer in.workers.Done()
 	for {
 		select {
 		case <-in.stopped:
@@ -217,13 +213,13 @@ func (in *instance) barrierPassed(future raft.Future) {
 	if !ok {
 		return
 	}
+	seen := in.partition.leadership.Load() // before raft's state: see ready
 	info, err := in.partition.log.Info(segment.Index(indexed.Index()))
 	if err != nil || in.raft.State() != raft.Leader || in.raft.CurrentTerm() != uint64(info.Term) {
 		return
 	}
-	now := in.partition.Leadership()
-	if now.Leader && now.Term == info.Term {
-		in.partition.lead(Leadership{Leader: true, Ready: true, Term: info.Term})
+	if seen.Leader && !seen.Ready && seen.Term == info.Term {
+		in.partition.ready(seen)
 	}
 }
 

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -97,9 +98,15 @@ func (p *Partition) run(in *instance) {
 		return
 	}
 	p.instance = in
+	// Only now: a change of role puts a barrier into the queue, which goes nowhere
+	// while there is no instance.
+	in.workers.Go(in.watch)
 	p.mu.Unlock()
 	if err := in.failure.Load(); err != nil {
 		p.poisoned(*err)
+	}
+	if p.Failed() != nil {
+		p.replaceInstance(nil)
 	}
 }
 
@@ -136,6 +143,10 @@ func (p *Partition) Propose(ctx context.Context, frame []byte, guard Guard) *Pro
 	header, err := segment.DecodeHeader(frame)
 	if err != nil {
 		return failedProposal(err)
+	}
+	if header.FrameSize() != len(frame) || header.Attributes.Internal() {
+		// In StoreLogs it would look like another history, which stops the replica.
+		return failedProposal(fmt.Errorf("a frame of %d bytes is no batch of records of %d bytes", len(frame), header.FrameSize()))
 	}
 	proposal := newProposal(frame, header, guard)
 	if err := p.queue.add(ctx, proposal); err != nil {
@@ -202,6 +213,14 @@ func (p *Partition) lead(l Leadership) {
 	p.announce(p)
 }
 
+// ready makes the leader ready unless its role has changed since it was seen: it
+// was looked at outside of every lock.
+func (p *Partition) ready(seen *Leadership) {
+	if p.leadership.CompareAndSwap(seen, &Leadership{Leader: true, Ready: true, Term: seen.Term}) {
+		p.announce(p)
+	}
+}
+
 // fail takes the replica out of its group for good.
 func (p *Partition) fail(err error) {
 	if p.failure.CompareAndSwap(nil, &err) {
@@ -220,18 +239,20 @@ const restartDelay = time.Second
 // a new one on the log as it is unless cause is nil.
 func (p *Partition) replaceInstance(cause error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	old := p.instance
 	if p.closed || old == nil {
+		p.mu.Unlock()
 		return
 	}
 	p.instance = nil
-	p.lead(Leadership{})
 	p.restarts.Add(1)
+	p.mu.Unlock()
+	p.lead(Leadership{}) // not under the lock: whoever hears of it may look at the partition
 	go func() {
 		defer p.restarts.Done()
 		old.close()
-		if cause != nil {
+		p.lead(Leadership{}) // what the old instance may have said since
+		if cause != nil && p.Failed() == nil {
 			p.startAgain(cause)
 		}
 	}()
@@ -258,8 +279,8 @@ func (p *Partition) startAgain(cause error) {
 	}
 }
 
-// poisoned is called by StoreLogs, on raft's main goroutine, when an append
-// failed.
+// poisoned is called on raft's goroutines when an append failed, or an entry could
+// not be applied.
 func (p *Partition) poisoned(err error) {
 	var fatal *log.FatalError
 	switch {
