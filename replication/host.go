@@ -54,7 +54,8 @@ type Config struct {
 	// Logger is needed.
 	Logger *slog.Logger
 	// Fatal is called once, from any goroutine, when the disk can no longer be
-	// trusted: the process must end without asking it again.
+	// trusted: the process must end without asking it again. It must not wait for
+	// the host: Close waits for the goroutines that call it.
 	Fatal func(error)
 }
 
@@ -317,12 +318,25 @@ func (h *Host) close(clean bool) (err error) {
 		partitions := h.allPartitions()
 		errs := parallel(partitions, func(p *Partition) error { return p.Close() })
 		err = errors.Join(errs...)
-		if clean && err == nil {
+		if clean && err == nil && (h.recovered() || h.node.CleanStop()) {
 			err = h.node.MarkClean()
 		}
 		err = errors.Join(err, h.closeParts())
 	})
 	return err
+}
+
+// recovered reports whether this start opened every replica of the node. If it
+// did not, the end of one may be as a crash left it, and no stop is clean.
+func (h *Host) recovered() bool {
+	select {
+	case <-h.settled:
+	default:
+		return false
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(h.failed) == 0
 }
 
 func (h *Host) closeParts() error {

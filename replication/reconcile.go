@@ -85,14 +85,17 @@ func (h *Host) reconcile(view *metadata.View) error {
 		return err
 	}
 	created, opened := h.missing(view)
-	if err := h.create(created); err != nil {
+	// A replica that cannot be made must not hold up those that are there, nor the
+	// deletions: on a full disk these make room.
+	err := h.create(created)
+	if err == nil {
+		opened = append(opened, created...)
+	}
+	err = errors.Join(err, h.open(opened))
+	if !h.caughtUp.Load() {
 		return err
 	}
-	h.open(slices.Concat(opened, created))
-	if !h.caughtUp.Load() {
-		return nil
-	}
-	if err := h.removeDeleted(view); err != nil {
+	if err := errors.Join(err, h.removeDeleted(view)); err != nil {
 		return err
 	}
 	select {
@@ -248,10 +251,14 @@ func segmentBytes(topic *metadata.Topic) int64 {
 }
 
 // open starts the replicas that should exist; one that cannot start stays out of
-// its group, and says so, while all others go on.
-func (h *Host) open(opened []assignment) {
-	parallel(opened, func(a assignment) error {
+// its group, and says so, while all others go on. One that only lacks space is
+// tried again.
+func (h *Host) open(opened []assignment) error {
+	return errors.Join(parallel(opened, func(a assignment) error {
 		p, err := h.openReplica(a)
+		if errors.Is(err, log.ErrNoSpace) {
+			return fmt.Errorf("open replica %s/%d: %w", a.topic.Name, a.partition, err)
+		}
 		if err != nil {
 			h.logger.Error("replica is out of its group", "topic", a.topic.Name,
 				"partition", a.partition, "dir", h.dir(a), "err", err)
@@ -260,7 +267,7 @@ func (h *Host) open(opened []assignment) {
 		}
 		h.setPartition(p)
 		return nil
-	})
+	})...)
 }
 
 func (h *Host) openReplica(a assignment) (*Partition, error) {
@@ -316,7 +323,8 @@ func (h *Host) removeDeleted(view *metadata.View) error {
 	return nil
 }
 
-// removeFolders deletes every local folder of the topic id, and its vote records.
+// removeFolders deletes every local folder of the topic id, and before each its
+// vote record: after a crash the folder is what is looked for.
 func (h *Host) removeFolders(name string, id segment.TopicID) error {
 	dir := filepath.Join(h.topicsDir(), name)
 	names, err := h.config.FS.List(dir)
@@ -331,11 +339,11 @@ func (h *Host) removeFolders(name string, id segment.TopicID) error {
 		if !ok || owner != id {
 			continue
 		}
-		if err := h.config.FS.RemoveAll(filepath.Join(dir, folder)); err != nil {
-			return err
-		}
 		group := transport.GroupID{Topic: id, Partition: partition}
 		if err := h.votes.Forget(group); err != nil {
+			return err
+		}
+		if err := h.config.FS.RemoveAll(filepath.Join(dir, folder)); err != nil {
 			return err
 		}
 		h.forget(group)
@@ -376,7 +384,9 @@ func (h *Host) setUnknownAside(view *metadata.View) error {
 	for _, name := range topics {
 		folders, err := h.config.FS.List(filepath.Join(h.topicsDir(), name))
 		if err != nil {
-			return err
+			// A file, or the folder of another user: not ours, and no reason to wait.
+			h.logger.Warn("left alone what is no topic's folder", "path", filepath.Join(h.topicsDir(), name), "err", err)
+			continue
 		}
 		for _, folder := range folders {
 			partition, id, ok := parseFolder(folder)
