@@ -113,9 +113,10 @@ func (f *fetching) poll(ctx context.Context) error {
 	}
 }
 
-// enough reports whether to answer now.
+// enough reports whether to answer now; a client that wants no bytes at least
+// (min_bytes 0) does not wait, as in Kafka.
 func (f *fetching) enough() bool {
-	return f.failed || len(f.wanted) == 0 || f.bytes > 0 && f.bytes >= int64(f.body.MinBytes)
+	return f.failed || len(f.wanted) == 0 || f.bytes >= int64(f.body.MinBytes)
 }
 
 // logs are the logs whose high watermark the fetch waits for.

@@ -9,13 +9,18 @@ import (
 
 // ApiVersions (key 18). Version 3 brings the client's name and flexible encoding
 // (of the body; the header of the answer stays without tags, so that every client
-// can read it), 4 lets features begin at version 0.
+// can read it), 4 lets features begin at version 0, 5 says which broker of which
+// cluster the client believes to speak with: it is told when it is mistaken, which
+// happens where addresses were given to others (KIP-1242).
+//
+// The newest version matters: a client whose version is not spoken goes on with the
+// list, and its name, by which fetch knows what it can decode, is never known.
 //
 // A version that is not spoken is answered with version 0, UNSUPPORTED_VERSION
 // and the full list, from which the client chooses again (KIP-511).
 
 // apiVersionsMax is the newest version spoken.
-const apiVersionsMax = 4
+const apiVersionsMax = 5
 
 // maxSoftwareName bounds the name that a client gives itself.
 const maxSoftwareName = 128
@@ -34,10 +39,23 @@ func handleAPIVersions(_ context.Context, n *node, r *request) (kmsg.Response, e
 	case body.Version >= 3 && (!softwareName(body.ClientSoftwareName) || !softwareName(body.ClientSoftwareVersion)):
 		resp.ErrorCode = kerr.InvalidRequest.Code
 		resp.ApiKeys = nil
+	case body.Version >= 5 && (body.ClusterID == nil) != (body.NodeID == -1):
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		resp.ApiKeys = nil
+	case body.Version >= 5 && body.ClusterID != nil && !n.is(*body.ClusterID, body.NodeID):
+		resp.ErrorCode = kerr.RebootstrapRequired.Code
+		resp.ApiKeys = nil
 	default:
 		r.client.software = body.ClientSoftwareName
 	}
 	return resp, nil
+}
+
+// is reports whether a client that looks for that broker has found it. A broker that
+// belongs to no cluster yet is nobody's mistake.
+func (n *node) is(cluster string, id int32) bool {
+	own := n.cluster.ClusterID()
+	return own == "" || cluster == own && id == int32(n.cluster.Node())
 }
 
 // softwareName applies the rule of KIP-511: letters, digits, '.' and '-', with a

@@ -50,7 +50,7 @@ var table = [...]api{
 	{key: 14, name: "SyncGroup", min: 0, max: 5, shape: syncGroupShape, handle: handleSyncGroup},
 	{key: 15, name: "DescribeGroups", min: 0, max: 6, shape: describeGroupsShape, handle: handleDescribeGroups},
 	{key: 16, name: "ListGroups", min: 0, max: 5, shape: listGroupsShape, handle: handleListGroups},
-	{key: 18, name: "ApiVersions", min: 0, max: 4, shape: apiVersionsShape, handle: handleAPIVersions},
+	{key: 18, name: "ApiVersions", min: 0, max: 5, shape: apiVersionsShape, handle: handleAPIVersions},
 	{key: 19, name: "CreateTopics", min: 2, max: 7, shape: createTopicsShape, handle: handleCreateTopics},
 	{key: 20, name: "DeleteTopics", min: 1, max: 6, shape: deleteTopicsShape, handle: handleDeleteTopics},
 	{key: 22, name: "InitProducerId", min: 0, max: 5, shape: initProducerIDShape, handle: handleInitProducerID},

@@ -21,10 +21,10 @@ const (
 	// handshakeTimeout is how long a new connection may take for its first
 	// request.
 	handshakeTimeout = 10 * time.Second
-	// frameTimeout and frameRate bound how long a request may take to arrive once
-	// it has begun: a client that sends a byte a second is dropped.
+	// frameTimeout is how long each piece of a request may take to arrive (its
+	// first eagerFrame bytes, then framePiece at a time): a client that sends a
+	// byte a second is dropped, and one that stops does not keep its memory.
 	frameTimeout = 30 * time.Second
-	frameRate    = 32 << 10 // bytes a second
 	// readBuffer is the buffer of a connection's reader: small requests come
 	// several to a read; large ones bypass it.
 	readBuffer = 4 << 10
@@ -182,7 +182,9 @@ func (c *conn) readCall(reader *bufio.Reader, idle time.Duration) (*call, error)
 	if err != nil {
 		return nil, err
 	}
-	charge, err := c.node.budget.take(c.ctx, int64(size))
+	// Memory is taken for what a client sends, not for what it says it will: a few
+	// connections that only claim to send 100 MiB must not stop all the others.
+	charge, err := c.node.budget.take(c.ctx, int64(min(size, eagerFrame)))
 	if err != nil {
 		return nil, err
 	}
@@ -214,10 +216,11 @@ func (c *conn) awaitFrame(reader *bufio.Reader, idle time.Duration) error {
 
 // readBody reads and decodes what follows the length.
 func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
-	if err := c.readBy(frameTimeout + time.Duration(size/frameRate)*time.Second); err != nil {
+	more := func() error { return c.readBy(frameTimeout) }
+	if err := more(); err != nil {
 		return err
 	}
-	frame, err := readFrame(reader, size, func() {})
+	frame, err := readFrame(reader, size, func() error { return c.claim(next, size) }, more)
 	if err != nil {
 		return c.readError(err)
 	}
@@ -230,6 +233,16 @@ func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
 	if cost > freeDecoding {
 		next.cost, err = c.node.decoding.take(c.ctx, cost)
 	}
+	return err
+}
+
+// claim takes the memory of a whole frame. It gives back first what the call had
+// for the beginning, or connections that each hold a part could wait for each
+// other for ever.
+func (c *conn) claim(next *call, size int) (err error) {
+	c.node.budget.give(next.charge)
+	next.charge = 0
+	next.charge, err = c.node.budget.take(c.ctx, int64(size))
 	return err
 }
 

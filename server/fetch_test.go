@@ -352,6 +352,7 @@ func TestInflate(t *testing.T) {
 		{"kgo", "kgo", "auto", 12, segment.CodecZstd, 0},
 		{"librdkafka", "librdkafka", "auto", 12, segment.CodecZstd, 0},
 		{"zstd before version 10", "kgo", "auto", 9, segment.CodecNone, 0},
+		{"our own SDK", "millrace-go", "auto", 12, segment.CodecZstd, 0},
 		{"always", "kgo", "always", 12, segment.CodecNone, 0},
 		{"never", "", "never", 12, segment.CodecZstd, 0},
 		{"never, before version 10", "", "never", 9, 0, kerr.UnsupportedCompressionType.Code},

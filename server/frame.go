@@ -28,6 +28,8 @@ const (
 	// field alone. The rest follows when that much has really arrived, so a
 	// connection that only claims to send 100 MiB costs 64 KiB.
 	eagerFrame = 64 << 10
+	// framePiece is how much of the rest is read under one deadline.
+	framePiece = 1 << 20
 	// minFrame is key, version and correlation id.
 	minFrame = 8
 )
@@ -56,9 +58,10 @@ func frameLength(prefix [4]byte, limit int32) (int, error) {
 	return int(n), nil
 }
 
-// readFrame reads size bytes, which were checked by frameLength. progress is
-// called when the eager part is there and the rest is about to be allocated.
-func readFrame(r io.Reader, size int, progress func()) ([]byte, error) {
+// readFrame reads size bytes, which were checked by frameLength. claim is called
+// when the eager part is there and the rest is about to be allocated, more before
+// each piece of the rest is read; an error of either ends the read.
+func readFrame(r io.Reader, size int, claim, more func() error) ([]byte, error) {
 	if size <= eagerFrame {
 		frame := make([]byte, size)
 		_, err := io.ReadFull(r, frame)
@@ -68,11 +71,21 @@ func readFrame(r io.Reader, size int, progress func()) ([]byte, error) {
 	if _, err := io.ReadFull(r, first[:]); err != nil {
 		return nil, err
 	}
-	progress()
+	if err := claim(); err != nil {
+		return nil, err
+	}
 	frame := make([]byte, size)
-	copy(frame, first[:])
-	_, err := io.ReadFull(r, frame[eagerFrame:])
-	return frame, err
+	for rest := frame[copy(frame, first[:]):]; len(rest) > 0; {
+		if err := more(); err != nil {
+			return nil, err
+		}
+		n, err := io.ReadFull(r, rest[:min(len(rest), framePiece)])
+		if err != nil {
+			return nil, err
+		}
+		rest = rest[n:]
+	}
+	return frame, nil
 }
 
 // decodeHeader splits a frame into header and body. flexible says whether the

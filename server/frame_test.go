@@ -45,17 +45,24 @@ func TestFrameLength(t *testing.T) {
 // broker allocate it.
 func TestReadFrameAllocatesOnlyWhatArrives(t *testing.T) {
 	progressed := false
+	claim := func() error { progressed = true; return nil }
+	pieces := 0
+	more := func() error { pieces++; return nil }
 	short := strings.NewReader(strings.Repeat("x", 100))
-	if _, err := readFrame(short, 100<<20, func() { progressed = true }); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := readFrame(short, 100<<20, claim, more); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Fatalf("err = %v", err)
 	}
 	if progressed {
 		t.Fatal("the whole frame was to be allocated after 100 bytes")
 	}
-	whole := bytes.Repeat([]byte("abcdefg"), 40_000)
-	got, err := readFrame(bytes.NewReader(whole), len(whole), func() { progressed = true })
-	if err != nil || !bytes.Equal(got, whole) || !progressed {
-		t.Fatalf("read %d bytes, %v, progressed %v", len(got), err, progressed)
+	whole := bytes.Repeat([]byte("abcdefg"), 400_000)
+	got, err := readFrame(bytes.NewReader(whole), len(whole), claim, more)
+	if err != nil || !bytes.Equal(got, whole) || !progressed || pieces != 3 {
+		t.Fatalf("read %d bytes in %d pieces, %v, progressed %v", len(got), pieces, err, progressed)
+	}
+	refused := errors.New("refused")
+	if _, err := readFrame(bytes.NewReader(whole), len(whole), func() error { return refused }, more); !errors.Is(err, refused) {
+		t.Fatalf("err = %v", err)
 	}
 }
 

@@ -26,7 +26,7 @@ var codecClients = []string{
 	"confluent-kafka-javascript",
 	"rdkafka",
 	"sarama",
-	"millrace",
+	"millrace-go", // package client, which the command line uses too
 }
 
 // decodesAll reports whether a client of that name decodes every codec.

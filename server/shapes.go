@@ -49,7 +49,7 @@ var (
 	}
 	describeGroupsShape = shape{plain(text), since(3, num(1))}
 	listGroupsShape     = shape{since(4, plain(text)), since(5, plain(text))}
-	apiVersionsShape    = shape{since(3, text), since(3, text)}
+	apiVersionsShape    = shape{since(3, text), since(3, text), since(5, text), since(5, num(4))}
 	createTopicsShape   = shape{
 		array(text, num(4), num(2), array(num(4), plain(num(4))), array(text, text)),
 		num(4), since(1, num(1)),

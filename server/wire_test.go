@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -186,6 +187,45 @@ func TestUnsupportedApiVersionsIsAnsweredWithTheList(t *testing.T) {
 	}
 }
 
+// A client that believes to speak with another broker is told so (KIP-1242).
+func TestApiVersionsOfAnotherBroker(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	own, other := n.cluster.ClusterID(), "other-cluster"
+	id := int32(n.cluster.Node())
+	for _, row := range []struct {
+		name    string
+		version int16
+		cluster *string
+		id      int32
+		code    int16
+	}{
+		{"nobody in particular", 5, nil, -1, 0},
+		{"this one", 5, &own, id, 0},
+		{"another cluster", 5, &other, id, kerr.RebootstrapRequired.Code},
+		{"another node", 5, &own, id + 1, kerr.RebootstrapRequired.Code},
+		{"a cluster without a node", 5, &own, -1, kerr.InvalidRequest.Code},
+		{"a node without a cluster", 5, nil, id, kerr.InvalidRequest.Code},
+		{"before version 5", 4, &other, id, 0},
+	} {
+		c := dial(t, n.addr)
+		req := kmsg.NewPtrApiVersionsRequest()
+		req.SetVersion(row.version)
+		req.ClientSoftwareName, req.ClientSoftwareVersion, req.ClusterID, req.NodeID = "kgo", "1", row.cluster, row.id
+		if got := c.request(t, req).(*kmsg.ApiVersionsResponse); got.ErrorCode != row.code {
+			t.Errorf("%s: code %d, want %d", row.name, got.ErrorCode, row.code)
+		}
+		c.close()
+	}
+}
+
+// TestFranzGoIsKnown: franz-go's first request has a version that is spoken, else
+// its name would stay unknown, and every batch be inflated for it.
+func TestFranzGoIsKnown(t *testing.T) {
+	if newest := kmsg.NewPtrApiVersionsRequest().MaxVersion(); newest != apiVersionsMax {
+		t.Errorf("franz-go asks with version %d, the newest spoken is %d", newest, apiVersionsMax)
+	}
+}
+
 // A client that is slow, or stops in the middle, holds only its own connection.
 func TestSlowClientIsDropped(t *testing.T) {
 	n := newTestNode(t, 1, map[string]string{"connections.max.idle.ms": "50"})
@@ -195,6 +235,30 @@ func TestSlowClientIsDropped(t *testing.T) {
 	c.request(t, req)
 	c.expectClosed(t) // idle
 	eventually(t, "the connection is forgotten", func() bool { return n.ln.connections() == 0 })
+}
+
+// Connections that only claim to send large requests take no memory from others.
+func TestClaimedLengthsTakeNoMemory(t *testing.T) {
+	n := newTestNode(t, 1, map[string]string{"socket.request.max.bytes": "1048576", "millrace.request.memory.bytes": "1048576"})
+	const claims = 4
+	for range claims {
+		c := dial(t, n.addr)
+		defer c.close()
+		if _, err := c.Write([]byte{0, 0x10, 0, 0}); err != nil { // 1 MiB, of which nothing comes
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the lengths have been read", func() bool { return n.budget.inUse() >= claims*eagerFrame })
+	n.call(t, kmsg.NewPtrApiVersionsRequest())
+}
+
+// A fetch that wants no bytes at least is answered at once.
+func TestFetchOfNoMinimumDoesNotWait(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	topic := n.topic(t, "t", 1, nil)
+	req := fetchRequest(12, fetchTopicOf("t", topic.ID, 0))
+	req.MaxWaitMillis, req.MinBytes = 60_000, 0 // longer than the client's deadline
+	n.call(t, req)
 }
 
 // A connection that waits for an answer is not idle.
