@@ -32,7 +32,8 @@ type Config struct {
 	MaxFrame int
 	// PeerMemory is how many bytes of requests being handled, and of answers not
 	// yet sent, one connection of a peer may hold before it is read no further;
-	// one larger request is let through alone. 0: 64 MiB.
+	// a request counts 4 KiB beside its body, and one above the limit is let
+	// through alone. What admitted requests answer is added on top. 0: 64 MiB.
 	PeerMemory int64
 }
 
