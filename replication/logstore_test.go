@@ -2,11 +2,13 @@ package replication
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/log"
+	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
@@ -125,5 +127,58 @@ func TestFollowersCheckWhatTheyAreSent(t *testing.T) {
 				t.Errorf("the log ends at %d", s.log.LastIndex())
 			}
 		})
+	}
+}
+
+// TestPoisonedInstanceNeitherCutsNorVotes: raft's idea of its last entry is wrong
+// after a failed append, and with it whom it would vote for and what it would cut.
+func TestPoisonedInstanceNeitherCutsNorVotes(t *testing.T) {
+	fs := crashfs.New(1)
+	s := storeOf(t, fs)
+	must(t, s.StoreLogs([]*raft.Log{command(2, 1, 0, 10)}))
+	votes, err := OpenVotes(fs, "/data/votes.log")
+	must(t, err)
+	t.Cleanup(func() { must(t, votes.Close()) })
+	group := transport.GroupID{Topic: segment.NewTopicID()}
+	must(t, votes.Register(group, 1))
+	var started atomic.Bool
+	started.Store(true)
+	stable := stableStore{votes.Group(group), &s.poisoned, &started, func(err error) { t.Errorf("a term was not stored: %v", err) }}
+	must(t, stable.SetUint64([]byte("CurrentTerm"), 3))
+	s.poison(vfs.ErrNoSpace)
+	if err := s.DeleteRange(2, 2); !errors.Is(err, errPoisoned) {
+		t.Errorf("DeleteRange: %v", err)
+	}
+	if last, _ := s.LastIndex(); last != 2 {
+		t.Errorf("the log ends at %d", last)
+	}
+	must(t, stable.SetUint64([]byte("LastVoteTerm"), 3))
+	if err := stable.Set([]byte("LastVoteCand"), []byte("2/b")); !errors.Is(err, errPoisoned) {
+		t.Errorf("vote: %v", err)
+	}
+	if cand, err := votes.Group(group).Get([]byte("LastVoteCand")); err == nil {
+		t.Errorf("a vote for %s is in the file", cand)
+	}
+}
+
+// TestCheckpointIsASnapshotOnlyAtStart: listed later, raft would send it to a
+// follower that lacks what is before it.
+func TestCheckpointIsASnapshotOnlyAtStart(t *testing.T) {
+	configuration := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/a", Address: "1/a"}}})
+	s := &snapshotStore{checkpoint: log.Checkpoint{Index: 7, Term: 3, Configuration: configuration, ConfigurationIndex: 1}}
+	listed, err := s.List()
+	must(t, err)
+	if len(listed) != 1 || listed[0].Index != 7 || listed[0].Term != 3 || listed[0].ConfigurationIndex != 1 || len(listed[0].Configuration.Servers) != 1 {
+		t.Errorf("at the start: %+v", listed)
+	}
+	s.started.Store(true)
+	if listed, err = s.List(); err != nil || len(listed) != 0 {
+		t.Errorf("afterwards: %+v, %v", listed, err)
+	}
+	if _, _, err := s.Open("checkpoint"); !errors.Is(err, errNoSnapshots) {
+		t.Errorf("Open: %v", err)
+	}
+	if _, err := s.Create(1, 1, 1, raft.Configuration{}, 1, nil); !errors.Is(err, errNoSnapshots) {
+		t.Errorf("Create: %v", err)
 	}
 }

@@ -107,3 +107,20 @@ func TestStopBeforeRecoveryIsNotClean(t *testing.T) {
 	}
 	must(t, node.Close())
 }
+
+// TestUncertainEndStaysOutOfItsGroup: what was cut may have been acknowledged, so
+// the replica must not vote with what is left, at this start and at later ones.
+func TestUncertainEndStaysOutOfItsGroup(t *testing.T) {
+	c := newHosts(t, 3)
+	topic := c.create("orders", 1)
+	c.produce(topic, 0, 1)
+	n := c.nodes[1]
+	n.stop()
+	must(t, vfs.WriteFile(n.fs, n.folder(topic, 0)+"/00000000000000000000-100.torn", []byte("cut")))
+	for range 2 {
+		n.start()
+		n.failedWith(topic, 0, ErrUncertainEnd)
+		c.produce(topic, 0, 2)
+		n.stop()
+	}
+}

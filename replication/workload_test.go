@@ -173,11 +173,34 @@ func (w *workload) finish() {
 		n.mu.Unlock()
 		if p != nil {
 			w.check(t, n, values(t, p.log), p.log.HighWatermark())
+			idle(t, n, p)
 		}
 	}
 	t.Logf("%d acknowledged, %d refused for good", len(w.acked), len(w.definite))
 	if len(w.acked) == 0 {
 		t.Error("nothing was acknowledged: the test proved nothing")
+	}
+}
+
+// idle waits until a partition without producers has given back all the room in
+// its queue, and has no proposal that nobody will answer.
+func idle(t *testing.T, n *trioNode, p *Partition) {
+	t.Helper()
+	var bytes int64
+	var open int
+	done := func() bool {
+		p.queue.mu.Lock()
+		bytes = p.queue.bytes
+		p.queue.mu.Unlock()
+		p.proposals.mu.Lock()
+		open = len(p.proposals.open)
+		p.proposals.mu.Unlock()
+		return bytes == 0 && open == 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), testWait)
+	defer cancel()
+	if poll(ctx, done) != nil {
+		t.Errorf("node %d: %d bytes of the queue and %d proposals are left behind", n.id, bytes, open)
 	}
 }
 
