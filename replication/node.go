@@ -119,9 +119,20 @@ func (n *Node) load(id metadata.NodeID) error {
 	n.cleanStop = n.file.Clean
 	n.sameBoot = n.boot != "" && n.boot == n.file.Boot
 	return n.change(func(f *nodeFile) {
-		f.Boot, f.Clean = n.boot, false
+		f.Clean = false
 		f.Starts++
 	})
+}
+
+// RecordBoot notes that everything in the folder was recovered in this boot of the
+// machine. It is called once every replica was opened, not at the start: a process
+// killed between the two would make the next one take what a power cut tore for
+// what a killed process cannot leave, and call it corrupt.
+func (n *Node) RecordBoot() error {
+	if n.read().Boot == n.boot {
+		return nil
+	}
+	return n.change(func(f *nodeFile) { f.Boot = n.boot })
 }
 
 // refuseOrphans keeps a node from taking data for its own without knowing whose

@@ -33,7 +33,7 @@ func TestNodeKeepsItsIdentity(t *testing.T) {
 		t.Fatalf("a new folder: %+v", n.read())
 	}
 	peers := []peerEntry{{2, 0xabc, "host2:1", 4}}
-	for _, err := range []error{n.becomeMember("C1", peers), n.RaiseMetadataIndex(9), n.RaiseMetadataIndex(4), n.RaiseStarts()} {
+	for _, err := range []error{n.becomeMember("C1", peers), n.RaiseMetadataIndex(9), n.RaiseMetadataIndex(4), n.RaiseStarts(), n.RecordBoot()} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,6 +50,27 @@ func TestNodeKeepsItsIdentity(t *testing.T) {
 	}
 	if !n.SameBoot() || n.CleanStop() {
 		t.Errorf("same boot %v, clean %v after a crash of the process", n.SameBoot(), n.CleanStop())
+	}
+}
+
+// TestBootCountsOnceRecovered: a process that is killed while it recovers what a
+// power cut left must not make the next start believe that there was none.
+func TestBootCountsOnceRecovered(t *testing.T) {
+	fs := crashfs.New(1)
+	must(t, onBoot(t, fs, "boot-1").RecordBoot())
+	fs.Crash(crashfs.CrashOptions{})
+	if n := onBoot(t, fs, "boot-2"); n.SameBoot() {
+		t.Fatal("another boot counts as the same")
+	}
+	fs.Crash(crashfs.CrashOptions{}) // before RecordBoot
+	n := onBoot(t, fs, "boot-2")
+	if n.SameBoot() {
+		t.Error("a boot counts in which nothing was recovered yet")
+	}
+	must(t, n.RecordBoot())
+	fs.Crash(crashfs.CrashOptions{})
+	if n = onBoot(t, fs, "boot-2"); !n.SameBoot() {
+		t.Error("the boot was not recorded")
 	}
 }
 
@@ -167,7 +188,7 @@ func TestFolderInUse(t *testing.T) {
 	if !errors.Is(err, ErrFolderInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("opened twice: %v", err)
 	}
-	if err := n.Close(); err != nil {
+	if err := errors.Join(n.RecordBoot(), n.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if n, err = OpenNode(vfs.OS(), dir, 1); err != nil {

@@ -106,6 +106,9 @@ func (h *Host) reconcile(view *metadata.View) error {
 	if err := h.setUnknownAside(view); err != nil {
 		return fmt.Errorf("set unknown folders aside: %w", err)
 	}
+	if err := h.node.RecordBoot(); err != nil {
+		return err
+	}
 	close(h.settled)
 	return nil
 }
@@ -237,6 +240,7 @@ func (h *Host) logOptions(a assignment) log.Options {
 		SameBoot:     h.node.SameBoot(),
 		CleanStop:    h.node.CleanStop(),
 		Cache:        h.cache,
+		Files:        h.files,
 		Logger:       h.logger,
 	}
 }
