@@ -8,7 +8,7 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race demo cluster cluster-down cluster-clean soak fuzz lint
+.PHONY: help build test race demo cluster cluster-down cluster-clean soak proof strace-proof fuzz lint
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ cluster-clean: ## stop the three brokers and remove their data
 
 soak: build ## kill, stop and restart brokers under load, for 10 minutes or more
 	$(GO) run ./cmd/soak -millrace bin/millrace
+
+proof: ## produce a gigabyte and prove that the segment files are the log
+	$(GO) test -count=1 -run TestSegmentsAreTheLog -v ./cmd/internal/durability -proof-megabytes 1024
+
+strace-proof: build ## prove by system calls: a sync before each answer, sendfile for consumers
+	@testdata/scripts/strace-proof bin/millrace
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
