@@ -141,6 +141,12 @@ func (p *producing) find(item *produceItem) {
 	if item.topic, item.failure = p.node.topic(p.view, item.ref); item.failure != nil {
 		return
 	}
+	if item.topic.Internal {
+		// Its records are the coordinators' state: whoever wrote one by hand could
+		// move the positions of any group.
+		item.failure = fail(kerr.InvalidTopicException, "clients may not write to an internal topic")
+		return
+	}
 	var l replication.Leadership
 	if item.partition, l, item.failure = p.node.leading(item.topic, item.number, -1); item.failure != nil {
 		return
