@@ -188,7 +188,12 @@ func WriteFile(fsys FS, name string, data []byte) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	if err := fsys.SyncDir(filepath.Dir(name)); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		if errors.Is(err, ErrNoSpace) {
+			// The new content is there, and maybe on the disk: who takes this for a
+			// write that did not happen goes on with the old one.
+			err = errors.New(err.Error())
+		}
+		return fmt.Errorf("write %s: sync its name: %w", name, err)
 	}
 	return nil
 }
