@@ -339,19 +339,6 @@ func (h *Host) recovered() bool {
 	return len(h.failed) == 0
 }
 
-// allOpened reports whether every replica was opened, so that closing them left
-// nothing unfinished in the folder.
-func (h *Host) allOpened() bool {
-	select {
-	case <-h.settled:
-	default:
-		return false
-	}
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return len(h.failed) == 0
-}
-
 func (h *Host) closeParts() error {
 	var errs []error
 	if h.meta != nil {

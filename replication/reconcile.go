@@ -176,7 +176,13 @@ func (h *Host) create(created []assignment) error {
 		highest = max(highest, a.topic.Index)
 	}
 	if err := h.node.RaiseMetadataIndex(highest); err != nil {
-		return fmt.Errorf("record that replicas exist: %w", err)
+		err = fmt.Errorf("record that replicas exist: %w", err)
+		if !errors.Is(err, log.ErrNoSpace) {
+			// A second try may succeed and prove nothing, and with a lower index on
+			// the disk the next start would make these replicas anew.
+			h.fatal(err)
+		}
+		return err
 	}
 	return nil
 }

@@ -124,3 +124,14 @@ func TestUncertainEndStaysOutOfItsGroup(t *testing.T) {
 		n.stop()
 	}
 }
+
+// TestIndexThatCannotBeRaisedEndsTheBroker: tried again after a failed sync, it
+// might seem to be on the disk, and a replica that has acknowledged would be made
+// anew.
+func TestIndexThatCannotBeRaisedEndsTheBroker(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	n.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "node.json"})
+	c.create("orders", 1)
+	eventually(t, "the end of the process", func() bool { return n.logs.has("storage failed") })
+}
