@@ -119,7 +119,7 @@ func run(ctx context.Context, o options) (line string, err error) {
 	faults := durability.NewFaults()
 	s := &soak{
 		options: o, cluster: cluster, faults: faults, rng: rand.New(rand.NewPCG(uint64(o.seed), 0)),
-		ledger: durability.NewLedger(uint32(o.seed), faults), began: time.Now(), done: map[string]int{},
+		ledger: durability.NewLedger(uint32(o.seed), faults), began: time.Now(), resumes: map[string][]time.Duration{},
 	}
 	return s.play(ctx)
 }
@@ -172,8 +172,7 @@ type soak struct {
 	began   time.Time
 
 	kills   int
-	done    map[string]int // what was done to brokers, and how often
-	slowest time.Duration  // of writes to resume
+	resumes map[string][]time.Duration // how long writes paused, by what was done
 }
 
 // play loads, makes mischief until enough has happened, and verifies.
@@ -196,11 +195,11 @@ func (s *soak) play(ctx context.Context) (string, error) {
 	defer func() { <-watching }()
 	defer cancel() // before the wait, so that it ends
 	if err := s.makeMischief(ctx); err != nil {
-		return "", err
+		return "", s.why(ctx, err)
 	}
 	ends, err := s.drain(ctx)
 	if err != nil {
-		return "", err
+		return "", s.why(ctx, err)
 	}
 	counts := s.ledger.Counts()
 	if err := s.verify(ctx, ends); err != nil {
@@ -210,6 +209,14 @@ func (s *soak) play(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return s.summary(counts), nil
+}
+
+// why is the reason of a failure: the end of the time, if that is what it was.
+func (s *soak) why(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", context.Cause(ctx), s.progressLine(), err)
 }
 
 // startClients puts the load on: consumers first, so that the reader from the end

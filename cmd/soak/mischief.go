@@ -8,9 +8,13 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/cmd/internal/durability"
 )
 
 const (
+	// slowResume is worth a line.
+	slowResume = durability.ResumeLimit / 2
 	// resumeLimit bounds the wait for writes; the promise is checked behind it.
 	resumeLimit = time.Minute
 	// maxDown and maxRest bound how long brokers stay down and are left alone.
@@ -43,7 +47,7 @@ var everyMischief = []mischief{
 // makeMischief goes on until enough has happened.
 func (s *soak) makeMischief(ctx context.Context) error {
 	if took, quiet := s.load.Gaps().WaitResumed(ctx, s.began); len(quiet) > 0 {
-		return fmt.Errorf("partitions %v took no record in %s: %w", quiet, took, context.Cause(ctx))
+		return fmt.Errorf("partitions %v took no record in %s: %w", quiet, took, ctx.Err())
 	}
 	report := time.NewTicker(progressInterval)
 	defer report.Stop()
@@ -56,7 +60,7 @@ func (s *soak) makeMischief(ctx context.Context) error {
 		default:
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %s", context.Cause(ctx), s.progressLine())
+			return ctx.Err()
 		}
 		if err := s.one(ctx, s.draw()); err != nil {
 			return err
@@ -102,7 +106,6 @@ func (s *soak) one(ctx context.Context, m mischief) error {
 		return err
 	}
 	since := time.Now()
-	s.done[m.name]++
 	if m.kill {
 		s.kills++
 	}
@@ -181,7 +184,11 @@ func (s *soak) start(ctx context.Context, down []int) (majority time.Time, err e
 func (s *soak) resumed(ctx context.Context, since time.Time, after string) {
 	waiting, cancel := context.WithTimeout(ctx, resumeLimit)
 	defer cancel()
-	s.slowest = max(s.slowest, s.load.MustResume(waiting, since, after))
+	took := s.load.MustResume(waiting, since, after)
+	s.resumes[after] = append(s.resumes[after], took)
+	if took > slowResume {
+		fmt.Printf("  %s: writes resumed after %s\n", after, took.Round(time.Millisecond))
+	}
 }
 
 // leader is the node that leads a partition.

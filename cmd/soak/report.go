@@ -26,12 +26,18 @@ func (s *soak) progressLine() string {
 		counts.Refused, counts.Unknown, s.kills, m.HeapAlloc>>20)
 }
 
-// summary prints what was done, and returns the last line.
+// summary prints what was done and how long writes paused for it, and returns the
+// last line.
 func (s *soak) summary(counts durability.Counts) string {
-	for _, name := range slices.Sorted(maps.Keys(s.done)) {
-		fmt.Printf("  %4d times  %s\n", s.done[name], name)
+	slowest := time.Duration(0)
+	for _, name := range slices.Sorted(maps.Keys(s.resumes)) {
+		took := slices.Sorted(slices.Values(s.resumes[name]))
+		longest := took[len(took)-1]
+		slowest = max(slowest, longest)
+		fmt.Printf("  %4d times  %-58s writes went on after %5d ms (median), %5d ms (longest)\n",
+			len(took), name, took[len(took)/2].Milliseconds(), longest.Milliseconds())
 	}
 	return fmt.Sprintf("soak: ok seed=%d seconds=%d kills=%d acknowledged=%d refused=%d unknown=%d lost=0 duplicated=0 conflicting=0 slowest_resume_ms=%d longest_gap_ms=%d",
 		s.seed, int(time.Since(s.began).Seconds()), s.kills, counts.Acknowledged, counts.Refused, counts.Unknown,
-		s.slowest.Milliseconds(), s.load.Gaps().Longest().Milliseconds())
+		slowest.Milliseconds(), s.load.Gaps().Longest().Milliseconds())
 }
