@@ -105,7 +105,10 @@ func (f *fetching) inflate(ctx context.Context, result *fetchResult, s *topicSet
 // inflateFrame inflates one batch and charges the budget. With something in the
 // answer already it does not wait for memory; false ends the answer there.
 func (f *fetching) inflateFrame(ctx context.Context, frame []byte, s *topicSettings, started bool) ([]byte, bool) {
-	plain, err := segment.Inflate(frame, s.inflatedBytes)
+	// Never so much that the memory which this very fetch and other long polls hold
+	// would have to come back first: it would wait for ever, and all behind it.
+	limit := min(s.inflatedBytes, f.node.settings.requestMemory/2)
+	plain, err := segment.Inflate(frame, limit)
 	if errors.Is(err, segment.ErrInflatedTooLarge) {
 		return frame, true
 	}
