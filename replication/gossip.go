@@ -17,8 +17,11 @@ const (
 	// gossipTimeout bounds one message; a peer that misses one gets the newest
 	// state with the next.
 	gossipTimeout = 2 * time.Second
-	// inSyncInterval is how often leaders look at who is in sync.
+	// inSyncInterval is how often leaders look at who is in sync, inSyncSoon how
+	// often they do for partitions where somebody is not: after a creation or a
+	// restart the followers are in step within milliseconds.
 	inSyncInterval = 500 * time.Millisecond
+	inSyncSoon     = 50 * time.Millisecond
 	// inSyncLag is how long a follower may have been behind and still count as
 	// in sync (Kafka's replica.lag.time.max.ms is 30 s; a broker that is down is
 	// not in sync at once).
@@ -179,6 +182,7 @@ func (h *Host) announce(p *Partition) {
 	switch {
 	case l.Ready:
 		info.InSync = p.inSync(h.mux.Up)
+		p.short.Store(len(info.InSync) < len(p.replicas))
 	case !l.Leader:
 		known, ok := h.leaders.get(p.group)
 		if !ok || known.Node != h.node.ID() {
@@ -213,16 +217,17 @@ func (h *Host) speaksFor(g transport.GroupID) bool {
 // watchInSync looks at the in-sync sets of the partitions led here.
 func (h *Host) watchInSync() {
 	defer h.workers.Done()
-	tick := time.NewTicker(inSyncInterval)
+	tick := time.NewTicker(inSyncSoon)
 	defer tick.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-h.stop:
 			return
 		case <-tick.C:
 		}
+		all := n%int(inSyncInterval/inSyncSoon) == 0
 		for _, p := range h.allPartitions() {
-			if p.Leadership().Ready {
+			if p.Leadership().Ready && (all || p.short.Load()) {
 				h.announce(p)
 			}
 		}

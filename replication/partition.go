@@ -62,6 +62,7 @@ type Partition struct {
 
 	leadership atomic.Pointer[Leadership]
 	failure    atomic.Pointer[error]
+	short      atomic.Bool // some replica is not in sync, as last announced
 
 	stop     chan struct{}
 	drained  chan struct{} // closed when the drainer has ended
