@@ -46,21 +46,21 @@ type meshNode struct {
 	*Mux
 	log *lines
 
-	mu       sync.Mutex
+	own      sync.Mutex // guards identity; not named mu, which would hide the mux's
 	identity Identity
 }
 
 // setCluster changes what the node says of itself.
 func (n *meshNode) setCluster(cluster string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.own.Lock()
+	defer n.own.Unlock()
 	n.identity.Cluster = cluster
 }
 
 // self is the node's identity.
 func (n *meshNode) self() Identity {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.own.Lock()
+	defer n.own.Unlock()
 	return n.identity
 }
 
