@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/millrace/millrace/replication/transport"
-	"github.com/millrace/millrace/segment/vfs"
 )
 
 // Errors of the file of votes. Test with errors.Is.
@@ -79,7 +78,6 @@ func votesCorruption(position int64, detail string) error {
 //     might vote twice in a term, so Incarnation does not know them any more and
 //     their replicas stay out. Only a new incarnation ends that.
 type Votes struct {
-	fs   vfs.FS
 	path string
 
 	wake    chan struct{} // capacity 1: the writer has something to do

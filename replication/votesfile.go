@@ -69,7 +69,7 @@ func OpenVotes(fsys vfs.FS, path string) (*Votes, error) {
 		return nil, fmt.Errorf("open the file of votes: %w", errors.Join(err, file.close()))
 	}
 	v := &Votes{
-		fs: fsys, path: path, groups: content.groups, file: file,
+		path: path, groups: content.groups, file: file,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	go v.write()
