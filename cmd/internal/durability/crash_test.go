@@ -2,6 +2,7 @@ package durability
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -62,7 +63,9 @@ func newCrashRun(t *testing.T, seed int64, mount func(bootFS) vfs.FS) *crashRun 
 	for range 2 {
 		must(t, r.load.Producer())
 	}
-	must(t, r.load.Plain())
+	for range 3 {
+		must(t, r.load.Plain())
+	}
 	r.resumed(time.Now().Add(-time.Second), "start")
 	return r
 }
@@ -90,6 +93,9 @@ type fault struct {
 	// keep is what the disk keeps; graceful is no crash at all.
 	keep     crashfs.Keep
 	graceful bool
+	// cut: the leader loses the network to the others, and keeps its clients; deaf:
+	// only what the others send to it.
+	cut, deaf bool
 }
 
 // everyFault is what a run goes through.
@@ -100,6 +106,8 @@ var everyFault = []fault{
 	{name: "kill of a leader", keep: crashfs.KeepEverything},
 	{name: "kill of every node", all: true, keep: crashfs.KeepEverything},
 	{name: "graceful stop of a leader", graceful: true},
+	{name: "leader cut off from its followers", cut: true},
+	{name: "leader that hears nothing of its followers", cut: true, deaf: true},
 }
 
 // suffer lets a fault happen, heals it, and checks everything.
@@ -108,9 +116,13 @@ func (r *crashRun) suffer(f fault) {
 	if !f.all {
 		victims = []*node{r.leader(int32(r.rng.IntN(testPartitions)))}
 	}
-	if f.graceful {
+	switch {
+	case f.cut:
+		r.cutOff(victims[0], f)
+		return
+	case f.graceful:
 		victims[0].stopGracefully()
-	} else {
+	default:
 		r.strike(f.keep, victims)
 	}
 	since := time.Now()
@@ -121,8 +133,61 @@ func (r *crashRun) suffer(f fault) {
 	} else {
 		r.resumed(since, f.name) // two of three are a majority
 	}
+	r.crashStarts(f.keep, victims[0])
 	majority := r.restart(r.rng, victims)
 	r.resumed(majority, "restart after "+f.name)
+	r.check()
+}
+
+// crashStarts starts a node a few times and crashes it again at a random change to
+// its disk while it recovers, or soon after: the end must be the same.
+func (r *crashRun) crashStarts(keep crashfs.Keep, n *node) {
+	for range r.rng.IntN(3) {
+		hit := make(chan struct{})
+		freeze := sync.OnceFunc(func() {
+			n.freeze(keep)
+			close(hit)
+		})
+		armed := n.disk.Inject(crashfs.Fault{Op: crashfs.OpChange, Nth: 1 + r.rng.IntN(40), Do: freeze})
+		err := n.tryStart()
+		patience, cancel := context.WithTimeout(context.Background(), trapLimit)
+		select {
+		case <-hit:
+		case <-patience.Done():
+		}
+		cancel()
+		freeze()
+		armed.Remove()
+		switch {
+		case err == nil:
+			n.bury()
+		case errors.Is(err, crashfs.ErrCrashed):
+			n.broker = nil
+			r.network.Kill(n.host())
+		default:
+			r.faults.Add(CE, "broker %d does not start: %v", n.id, err)
+		}
+		r.t.Logf("broker %d crashed at its start", n.id)
+	}
+}
+
+// cutOff takes the network between a leader and the others away for a while. It
+// learns of its end late, with batches that are never committed; or, where it only
+// hears nothing, with batches that the next leader commits.
+func (r *crashRun) cutOff(victim *node, f fault) {
+	since := time.Now()
+	for _, other := range r.nodes {
+		if other == victim {
+			continue
+		}
+		r.network.Drop(other.host(), victim.host())
+		if !f.deaf {
+			r.network.Drop(victim.host(), other.host())
+		}
+	}
+	r.resumed(since, f.name)
+	r.network.RestoreAll()
+	r.resumed(time.Now(), "network back after "+f.name)
 	r.check()
 }
 
