@@ -8,7 +8,6 @@ import (
 
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport"
-	"github.com/millrace/millrace/segment"
 )
 
 const (
@@ -266,6 +265,3 @@ func (p *Partition) InSync(up func(metadata.NodeID) bool) int {
 	}
 	return len(p.inSync(up))
 }
-
-// lastIndex is used by tests and by transfer: how far the log goes.
-func (p *Partition) lastIndex() segment.Index { return p.log.LastIndex() }

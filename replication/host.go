@@ -334,9 +334,7 @@ func (h *Host) recovered() bool {
 	default:
 		return false
 	}
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return len(h.failed) == 0
+	return len(h.failedReplicas()) == 0
 }
 
 func (h *Host) closeParts() error {

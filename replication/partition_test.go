@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -203,4 +204,39 @@ func TestDuplicateIsAnsweredAfterItsOriginal(t *testing.T) {
 	if !errors.As(err, &void) || void.Void.Code != segment.VoidOutOfOrderSequence {
 		t.Errorf("sequence gap: %v, want a void", err)
 	}
+}
+
+// TestReadyOnlyAfterTheNoOp: a new leader that cannot commit its no-op does not
+// know what was acknowledged before it, and must not answer reads.
+func TestReadyOnlyAfterTheNoOp(t *testing.T) {
+	g := newTrio(t)
+	old := g.leader()
+	next := g.nodes[int(old.id)%3]
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn) // before the nodes stop, which waits for their writes
+	var stalls []*crashfs.Injected
+	for _, n := range g.nodes {
+		if n != next { // votes go to another file, entries wait
+			stalls = append(stalls, n.fs.Inject(crashfs.Fault{Op: crashfs.OpWrite, PathContains: "/topics/", Repeat: true, Stall: release}))
+		}
+	}
+	before := old.role().Term
+	eventually(t, "another leader", func() bool {
+		if in := next.partition.current(); in != nil {
+			_ = in.facade.Campaign(t.Context())
+		}
+		return next.role().Leader
+	})
+	for range 50 {
+		if l := next.role(); l.Ready {
+			t.Fatalf("ready in term %d (before: %d), though nothing of it can be committed", l.Term, before)
+		}
+		pause()
+	}
+	for _, s := range stalls {
+		s.Remove()
+	}
+	goOn()
+	g.leader()
 }

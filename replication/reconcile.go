@@ -106,8 +106,10 @@ func (h *Host) reconcile(view *metadata.View) error {
 	if err := h.setUnknownAside(view); err != nil {
 		return fmt.Errorf("set unknown folders aside: %w", err)
 	}
-	if err := h.node.RecordBoot(); err != nil {
-		return err
+	if len(h.failedReplicas()) == 0 { // what was not opened was not recovered
+		if err := h.node.RecordBoot(); err != nil {
+			return err
+		}
 	}
 	close(h.settled)
 	return nil

@@ -43,6 +43,17 @@ func (h *Host) tellPeers(p *Partition) {
 	}
 }
 
+// failedReplicas are the groups of replicas that could not be opened.
+func (h *Host) failedReplicas() []transport.GroupID {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	groups := make([]transport.GroupID, 0, len(h.failed))
+	for g := range h.failed {
+		groups = append(groups, g)
+	}
+	return groups
+}
+
 func (h *Host) dropPartition(group transport.GroupID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -254,7 +254,6 @@ type fakeLog struct {
 	size     int64
 	readErr  error
 	watchers map[chan<- struct{}]struct{}
-	released atomic.Int32
 }
 
 func newFakeLog() *fakeLog { return &fakeLog{watchers: map[chan<- struct{}]struct{}{}} }
