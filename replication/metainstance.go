@@ -169,11 +169,21 @@ func (m *MetaGroup) storedVoters(stores MetaStores) ([]raft.ServerID, error) {
 	config := m.metaRaftConfig(id)
 	config.NoSnapshotRestoreOnStart = true
 	machine := &metaMachine{group: m, state: metadata.NewState()}
-	configuration, err := raft.GetConfiguration(config, machine, stores, stores, stores.Snapshots(), facade)
+	configuration, err := storedConfiguration(config, machine, stores, facade)
 	if err = errors.Join(err, facade.Close()); err != nil {
 		return nil, fmt.Errorf("read the members of the metadata group: %w", err)
 	}
 	return voterIDs(configuration.Servers), nil
+}
+
+// storedConfiguration turns raft's panic on a disk that fails it into an error.
+func storedConfiguration(config *raft.Config, machine raft.FSM, stores MetaStores, trans raft.Transport) (c raft.Configuration, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("raft could not read its log: %v", cause)
+		}
+	}()
+	return raft.GetConfiguration(config, machine, stores, stores, stores.Snapshots(), trans)
 }
 
 func voterIDs(servers []raft.Server) []raft.ServerID {
