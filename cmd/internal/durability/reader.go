@@ -87,6 +87,7 @@ func (l *Load) consumerError(name string, partition int32, err error) {
 	case errors.As(err, &loss), errors.Is(err, kerr.OffsetOutOfRange), errors.Is(err, kerr.CorruptMessage):
 		l.faults.Add(MN, "%s, partition %d: %v", name, partition, err)
 	case kerr.IsRetriable(err), !isCode(err):
+	case expectedOfMembers(err): // a member that joins again, as after a change of coordinator
 	default:
 		l.faults.Add(CE, "%s, partition %d: %v", name, partition, err)
 	}
