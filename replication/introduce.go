@@ -294,8 +294,16 @@ func (m *MetaGroup) introduceTo(in *metaInstance, peer transport.Peer, announce 
 }
 
 // campaignIfFirst starts an election if this replica is the one to win it; a
-// single voter always is. It reports whether it did.
+// single voter always is. It reports whether it did. A node that is stopping has
+// just handed its leadership over, and what it knows of the others is old: the term
+// of its election would stay on its disk and depose its successor at the next start.
 func (m *MetaGroup) campaignIfFirst(in *metaInstance) bool {
+	m.mu.Lock()
+	closed := m.closed
+	m.mu.Unlock()
+	if closed {
+		return false
+	}
 	own, err := in.up()
 	if err != nil {
 		return false
