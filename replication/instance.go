@@ -84,6 +84,7 @@ type instance struct {
 	notify  chan bool
 	futures chan pending
 	open    sync.WaitGroup // proposals handed over and not answered
+	pending atomic.Int64   // how many these are
 	current atomic.Pointer[Proposal]
 	failure atomic.Pointer[error] // why StoreLogs poisoned it
 	stopped chan struct{}
@@ -163,6 +164,7 @@ func (in *instance) apply(proposal *Proposal) {
 		future = in.raft.ApplyLog(raft.Log{Data: proposal.frame, Extensions: handle}, 0)
 	}
 	in.open.Add(1)
+	in.pending.Add(1)
 	in.futures <- pending{proposal, future}
 }
 
@@ -176,6 +178,7 @@ func (in *instance) answer() {
 			result, err := outcome(p.future.(raft.ApplyFuture))
 			in.partition.settle(p.proposal, result, err)
 		}
+		in.pending.Add(-1)
 		in.open.Done()
 	}
 }

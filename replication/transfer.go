@@ -48,12 +48,16 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 	return poll(ctx, func() bool { return in.raft.State() != raft.Leader })
 }
 
-// awaitSuccessor waits until a follower holds the last entry.
+// awaitSuccessor waits until a follower holds the last entry, and no other can come
+// in behind it: what raft was handed has its place in the log, and the queue is held.
 func (p *Partition) awaitSuccessor(ctx context.Context, in *instance, to metadata.NodeID, up func(metadata.NodeID) bool) (raft.ServerID, error) {
 	ctx, cancel := context.WithTimeout(ctx, transferCatchUp)
 	defer cancel()
 	var target raft.ServerID
 	err := poll(ctx, func() bool {
+		if in.pending.Load() > 0 {
+			return false
+		}
 		target = p.inStep(in, to, up)
 		return target != ""
 	})
