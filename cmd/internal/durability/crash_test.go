@@ -96,6 +96,8 @@ type fault struct {
 	// cut: the leader loses the network to the others, and keeps its clients; deaf:
 	// only what the others send to it.
 	cut, deaf bool
+	// reset: the clients' connections break, again and again.
+	reset bool
 }
 
 // everyFault is what a run goes through.
@@ -108,6 +110,7 @@ var everyFault = []fault{
 	{name: "graceful stop of a leader", graceful: true},
 	{name: "leader cut off from its followers", cut: true},
 	{name: "leader that hears nothing of its followers", cut: true, deaf: true},
+	{name: "connections of clients reset", reset: true},
 }
 
 // suffer lets a fault happen, heals it, and checks everything.
@@ -119,6 +122,9 @@ func (r *crashRun) suffer(f fault) {
 	switch {
 	case f.cut:
 		r.cutOff(victims[0], f)
+		return
+	case f.reset:
+		r.resetClients()
 		return
 	case f.graceful:
 		victims[0].stopGracefully()
@@ -188,6 +194,17 @@ func (r *crashRun) cutOff(victim *node, f fault) {
 	r.resumed(since, f.name)
 	r.network.RestoreAll()
 	r.resumed(time.Now(), "network back after "+f.name)
+	r.check()
+}
+
+// resetClients breaks connections between requests and their answers: what is sent
+// again must not be there twice.
+func (r *crashRun) resetClients() {
+	for range 50 {
+		rest(context.Background(), time.Duration(1+r.rng.IntN(20))*time.Millisecond)
+		r.network.Reset("client", r.nodes[r.rng.IntN(len(r.nodes))].host())
+	}
+	r.resumed(time.Now(), "connections of clients reset")
 	r.check()
 }
 
