@@ -257,12 +257,13 @@ func TestThreeNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaders := map[int32]int{}
+	// Who is preferred, not who leads: on a busy machine an election may go to another.
+	preferred := map[int32]int{}
 	for _, p := range details["events"].Partitions {
-		leaders[p.Leader]++
+		preferred[p.Replicas[0]]++
 	}
-	if len(leaders) != 3 {
-		t.Errorf("leaders by broker: %v", leaders)
+	if len(preferred) != 3 {
+		t.Errorf("preferred leaders by broker: %v", preferred)
 	}
 	send := func(from, to int) {
 		t.Helper()
