@@ -252,9 +252,10 @@ func (r *crashRun) strike(keep crashfs.Keep, nodes []*node) {
 	}
 }
 
-// check holds all replicas against the ledger, while the load goes on.
+// check holds all replicas against the ledger.
 func (r *crashRun) check() {
 	r.t.Helper()
+	defer r.load.Pause()()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	ends, err := r.load.Ends(ctx)

@@ -41,7 +41,8 @@ type Load struct {
 	quit      context.CancelFunc
 	producers sync.WaitGroup
 	others    sync.WaitGroup
-	next      int // number of the next producer
+	next      int          // number of the next producer
+	gate      sync.RWMutex // read-locked while an event is sent; see Pause
 }
 
 // NewLoad makes one that does nothing yet.
@@ -75,6 +76,13 @@ func (l *Load) client(opts ...kgo.Opt) (*kgo.Client, error) {
 		return nil, fmt.Errorf("open client: %w", err)
 	}
 	return c, nil
+}
+
+// Pause keeps producers from sending more until resume is called: a check of all
+// replicas takes the longer the more there is, and must not make it grow.
+func (l *Load) Pause() (resume func()) {
+	l.gate.Lock()
+	return l.gate.Unlock
 }
 
 // StopProducers ends producing and waits until every event has an outcome.

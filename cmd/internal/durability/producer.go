@@ -47,7 +47,9 @@ func (p *producer) run() {
 	for n := int64(0); pace.wait(p.load.producing, n); n++ {
 		e := Event{Producer: p.id, Partition: int32(n % int64(p.load.target.Partitions)), Sequence: n / int64(p.load.target.Partitions)}
 		record := &kgo.Record{Topic: p.load.target.Topic, Partition: e.Partition, Value: e.encode(p.load.ledger.run, p.load.target.ValueBytes)}
+		p.load.gate.RLock()
 		p.client.Produce(p.load.context, record, func(r *kgo.Record, err error) { p.done(e, r, err) })
+		p.load.gate.RUnlock()
 	}
 	if err := p.client.Flush(p.load.context); err != nil && p.load.context.Err() == nil {
 		p.load.faults.Add(CE, "producer %d: flush: %v", p.id, err)
