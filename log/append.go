@@ -75,6 +75,14 @@ func (a *Append) Judge(h segment.Header) Verdict {
 	return a.log.producers.judge(b)
 }
 
+// Knows reports whether there is state of a producer at the end of the log, the
+// entries staged so far included. Without it Judge accepts any first sequence.
+func (a *Append) Knows(producer int64) bool {
+	a.log.mu.RLock()
+	defer a.log.mu.RUnlock()
+	return a.log.producers.knows(producer)
+}
+
 // Stage adds an entry. What does not fit the end of the log is ErrMismatch, and
 // the append can only be aborted then.
 func (a *Append) Stage(e Entry) error {

@@ -192,6 +192,13 @@ func (t *producerTable) judge(b batch) Verdict {
 	return judge(nil, b)
 }
 
+// knows reports whether there is state of a producer at the end of the log.
+func (t *producerTable) knows(id int64) bool {
+	_, tail := t.tail[id]
+	_, applied := t.applied[id]
+	return tail || applied
+}
+
 // add makes a batch part of the end of the log.
 func (t *producerTable) add(b batch) {
 	if b.id < 0 {

@@ -15,7 +15,7 @@ import (
 // were queued in one term in the next (DESIGN 4.2). A void is replicated and
 // applied like any entry, so no duplicate is acknowledged, and no error is
 // definite, before its reason is.
-func judge(batch *log.Append, p *Proposal, term segment.Term) []byte {
+func judge(batch *log.Append, table *proposalTable, p *Proposal, term segment.Term) []byte {
 	next := batch.NextOffset()
 	if p.guard.Term != 0 && p.guard.Term != term {
 		return void(next, term, segment.Void{Code: segment.VoidStaleTerm})
@@ -23,6 +23,9 @@ func judge(batch *log.Append, p *Proposal, term segment.Term) []byte {
 	if p.header.ProducerID < 0 {
 		segment.Stamp(p.frame, next, term)
 		return p.frame
+	}
+	if !batch.Knows(p.header.ProducerID) && table.overtakes(p) {
+		return void(next, term, segment.Void{Code: segment.VoidNotLeader})
 	}
 	verdict := batch.Judge(p.header)
 	switch verdict.Outcome {

@@ -123,7 +123,7 @@ func (s *logStore) stage(batch *log.Append, entry *raft.Log) (*Proposal, error) 
 		// In place: raft keeps this very entry for the state machine, and the
 		// transport reads what the log holds.
 		entry.Extensions = nil
-		entry.Data = judge(batch, p, staged.Term)
+		entry.Data = judge(batch, s.proposals, p, staged.Term)
 		staged.Frame, staged.Kind = entry.Data, kindOf(entry.Data)
 	default:
 		header, err := segment.DecodeHeader(entry.Data)

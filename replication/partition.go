@@ -138,12 +138,13 @@ func (p *Partition) Failed() error {
 // enter the log in that order too. It never fails: the proposal says what came
 // of the batch.
 func (p *Partition) Propose(ctx context.Context, frame []byte, guard Guard) *Proposal {
-	if !p.Leadership().Leader {
-		return failedProposal(ErrNotLeader)
-	}
 	header, err := segment.DecodeHeader(frame)
 	if err != nil {
 		return failedProposal(err)
+	}
+	if !p.Leadership().Leader {
+		p.proposals.refuse(header)
+		return failedProposal(ErrNotLeader)
 	}
 	if header.FrameSize() != len(frame) || header.Attributes.Internal() {
 		// In StoreLogs it would look like another history, which stops the replica.
@@ -151,6 +152,7 @@ func (p *Partition) Propose(ctx context.Context, frame []byte, guard Guard) *Pro
 	}
 	proposal := newProposal(frame, header, guard)
 	if err := p.queue.add(ctx, proposal); err != nil {
+		p.proposals.refuse(header)
 		proposal.resolve(Result{}, err)
 	}
 	return proposal
@@ -199,7 +201,7 @@ func (p *Partition) refuse(proposals []*Proposal) {
 // settle resolves a proposal and gives its room in the queue back, if StoreLogs
 // has not done that.
 func (p *Partition) settle(proposal *Proposal, result Result, err error) {
-	if proposal.handle != 0 && p.proposals.take(proposal.handle) != nil || proposal.handle == 0 {
+	if p.proposals.settle(proposal, err) || proposal.handle == 0 {
 		p.queue.release(len(proposal.frame))
 	}
 	proposal.resolve(result, err)

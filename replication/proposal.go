@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -44,6 +45,10 @@ type Guard struct {
 	// must set it, or a coordinator that lost and regained its partition could
 	// append what it decided on a state that is gone.
 	Term segment.Term
+	// Refused is the earliest batch of the producer that the caller refused
+	// lately, nil without one: where the log knows nothing of the producer, a
+	// batch that continues after it is refused too.
+	Refused *Refusal
 }
 
 // Result is where an accepted batch went.
@@ -99,13 +104,19 @@ func (p *Proposal) resolve(result Result, err error) {
 // proposalTable finds a proposal by the handle that travels in
 // raft.Log.Extensions from Apply to StoreLogs, the only place where its order in
 // the log is known. The handle is never stored and never sent.
+//
+// It also knows which idempotent batches were refused, and which may have been.
 type proposalTable struct {
-	mu   sync.Mutex
-	next uint64
-	open map[uint64]*Proposal
+	mu        sync.Mutex
+	next      uint64
+	open      map[uint64]*Proposal
+	producers map[int64]underWay
+	refusals  refusalTable
 }
 
-func newProposalTable() *proposalTable { return &proposalTable{open: map[uint64]*Proposal{}} }
+func newProposalTable() *proposalTable {
+	return &proposalTable{open: map[uint64]*Proposal{}, producers: map[int64]underWay{}, refusals: refusalTable{now: time.Now}}
+}
 
 // add gives the proposal its handle.
 func (t *proposalTable) add(p *Proposal) uint64 {
@@ -114,7 +125,54 @@ func (t *proposalTable) add(p *Proposal) uint64 {
 	t.next++
 	p.handle = t.next
 	t.open[p.handle] = p
+	if id := p.header.ProducerID; id >= 0 {
+		t.producers[id] = append(t.producers[id], p)
+	}
 	return p.handle
+}
+
+// settle notes the outcome of a batch. It returns whether the proposal was still
+// open: StoreLogs never saw it. From under way to refused is one step, or a batch
+// judged between the two would find neither.
+func (t *proposalTable) settle(p *Proposal, err error) (open bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, open = t.open[p.handle]
+	delete(t.open, p.handle)
+	if p.barrier || p.header.ProducerID < 0 {
+		return open
+	}
+	if willRetry(err) {
+		t.refusals.note(p.header)
+	}
+	id := p.header.ProducerID
+	if rest := t.producers[id].without(p); len(rest) > 0 {
+		t.producers[id] = rest
+	} else {
+		delete(t.producers, id)
+	}
+	return open
+}
+
+// refuse notes that a batch was refused before it had a handle.
+func (t *proposalTable) refuse(h segment.Header) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refusals.note(h)
+}
+
+// overtakes reports whether a batch of a producer of which the log knows nothing
+// would come before one that was refused.
+func (t *proposalTable) overtakes(p *Proposal) bool {
+	if p.header.BaseSequence <= 0 {
+		return false
+	}
+	if r := p.guard.Refused; r != nil && r.Precedes(p.header) {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.producers[p.header.ProducerID].precedes(p) || t.refusals.precedes(p.header)
 }
 
 // take removes and returns the proposal, nil if it is not there.

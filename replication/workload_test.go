@@ -21,6 +21,9 @@ type workload struct {
 	definite map[uint64]bool           // values that must never be read
 }
 
+// firstPlain is the first of the producers without a sequence.
+const firstPlain = 1000
+
 // inFlight is what an idempotent Kafka producer has under way.
 const inFlight = 5
 
@@ -30,7 +33,7 @@ func startWorkload(g *trio, idempotent, plain int) *workload {
 		w.wait.Go(func() { w.produce(int64(i) + 1) })
 	}
 	for i := range plain {
-		w.wait.Go(func() { w.producePlain(uint64(1000 + i)) })
+		w.wait.Go(func() { w.producePlain(uint64(firstPlain + i)) })
 	}
 	return w
 }
@@ -159,7 +162,8 @@ func (w *workload) progress(n int) {
 
 // finish stops the producers, waits until the replicas agree and checks all of
 // them: nothing acknowledged is missing, one value an offset, no value twice,
-// none that got a definite error, each producer's values in order.
+// none that got a definite error, each producer's values in order, and those of an
+// idempotent one without a gap from its first.
 func (w *workload) finish() {
 	t := w.group.t
 	t.Helper()
@@ -213,6 +217,9 @@ func (w *workload) check(t *testing.T, n *trioNode, found map[segment.Offset]uin
 	}
 	seen := map[uint64]segment.Offset{}
 	last := map[uint64]uint64{}
+	for producer := range uint64(firstPlain) {
+		last[producer] = producer<<32 - 1 // before sequence 0
+	}
 	for offset := segment.Offset(0); offset < end; offset++ {
 		v, ok := found[offset]
 		if !ok {
@@ -227,7 +234,9 @@ func (w *workload) check(t *testing.T, n *trioNode, found map[segment.Offset]uin
 			t.Errorf("node %d: value %x got a definite error and is at offset %d", n.id, v, offset)
 		}
 		producer := v >> 32
-		if before, ok := last[producer]; ok && v <= before {
+		if before := last[producer]; producer < firstPlain && v != before+1 {
+			t.Errorf("node %d: value %x of an idempotent producer at offset %d comes after %x", n.id, v, offset, before)
+		} else if v <= before {
 			t.Errorf("node %d: value %x at offset %d comes after %x", n.id, v, offset, before)
 		}
 		last[producer] = v

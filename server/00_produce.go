@@ -119,9 +119,13 @@ func (p *producing) run(ctx context.Context, before <-chan struct{}, after chan 
 		<-before // order also among those that are given up
 	}
 	for _, item := range p.items {
-		if item.failure == nil {
-			item.proposal = item.partition.Propose(ctx, item.frame, replication.Guard{})
+		if item.failure != nil {
+			// Now, not when it is answered: the next request queues before that.
+			p.remember(item)
+			continue
 		}
+		refused := p.node.refusals.before(p.key(item), item.header)
+		item.proposal = item.partition.Propose(ctx, item.frame, replication.Guard{Refused: refused})
 	}
 }
 
@@ -288,13 +292,13 @@ func (p *producing) outcome(item *produceItem, err error) *failure {
 }
 
 func (p *producing) key(item *produceItem) refusalKey {
-	return refusalKey{item.topic.ID, item.number, item.header.ProducerID}
+	return refusalKey{item.ref, item.number, item.header.ProducerID}
 }
 
 // remember notes a refusal of an idempotent producer.
 func (p *producing) remember(item *produceItem) {
-	if item.topic == nil {
-		return
+	if len(item.ref.name) > metadata.MaxTopicName {
+		return // no topic, and too long to be remembered
 	}
 	h := item.header
 	if h.NumRecords == 0 { // refused before it was checked
@@ -307,7 +311,14 @@ func (p *producing) remember(item *produceItem) {
 	if h.ProducerID < 0 || item.failure.code == kerr.OutOfOrderSequenceNumber.Code {
 		return
 	}
-	p.node.refusals.note(p.key(item))
+	// After an error that is the batch's own fault its client goes on with the
+	// next one, which is right to begin with that.
+	refusal, ok := replication.RefusalOf(h)
+	if !ok || !kerr.IsRetriable(kerr.ErrorForCode(item.failure.code)) {
+		p.node.refusals.note(p.key(item), nil)
+		return
+	}
+	p.node.refusals.note(p.key(item), &refusal)
 }
 
 // response builds the answer in the order of the request.
@@ -340,7 +351,9 @@ func (p *producing) answerItem(item *produceItem, hints map[int32]struct{}) kmsg
 		sp.BaseOffset, sp.LogAppendTime, sp.LogStartOffset = int64(item.result.Base), item.appended, int64(item.start)
 		return sp
 	}
-	p.remember(item)
+	if item.proposal != nil {
+		p.remember(item)
+	}
 	sp.ErrorCode, sp.ErrorMessage = item.failure.code, item.failure.text()
 	if item.record >= 0 {
 		bad := kmsg.NewProduceResponseTopicPartitionErrorRecord()

@@ -184,16 +184,17 @@ type fakePartition struct {
 	propose    func(frame []byte, p *fakeProposal) bool
 	mu         sync.Mutex
 	frames     [][]byte
+	guards     []replication.Guard // of the frames
 }
 
 func (p *fakePartition) Leadership() replication.Leadership { return *p.leadership.Load() }
 func (p *fakePartition) InSync() int                        { return int(p.inSync.Load()) }
 func (p *fakePartition) Log() partitionLog                  { return p.log }
 
-func (p *fakePartition) Propose(_ context.Context, frame []byte, _ replication.Guard) proposal {
+func (p *fakePartition) Propose(_ context.Context, frame []byte, guard replication.Guard) proposal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.frames = append(p.frames, frame)
+	p.frames, p.guards = append(p.frames, frame), append(p.guards, guard)
 	result := &fakeProposal{done: make(chan struct{})}
 	if p.propose != nil && p.propose(frame, result) {
 		return result

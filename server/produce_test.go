@@ -134,11 +134,82 @@ func TestSequenceGapAfterRefusal(t *testing.T) {
 	}
 }
 
+// The next request queues its batches before the answer to the one before is
+// made: the partition must know by then what was refused, because a log that knows
+// nothing of a producer takes any batch for its first.
+func TestPartitionHearsOfRefusals(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.topic(t, "t", 1, nil)
+	p := n.cluster.partition("t", 0)
+	lead := *p.leadership.Load()
+	refuse := func(frame []byte, want *kerr.Error) {
+		t.Helper()
+		if got := n.produceOne(t, produceRequest("t", 0, frame)); got.ErrorCode != want.Code {
+			t.Fatalf("code %v, want %v", kerr.ErrorForCode(got.ErrorCode), want)
+		}
+	}
+	guard := func(frame []byte) *replication.Refusal {
+		t.Helper()
+		if got := n.produceOne(t, produceRequest("t", 0, frame)); got.ErrorCode != 0 {
+			t.Fatalf("code %d", got.ErrorCode)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.guards[len(p.guards)-1].Refused
+	}
+	if got := guard(idempotentBatch(7, 3)); got != nil {
+		t.Fatalf("nothing was refused: %+v", got)
+	}
+	p.leadership.Store(&replication.Leadership{})
+	refuse(idempotentBatch(7, 5), kerr.NotLeaderForPartition)
+	refuse(idempotentBatch(7, 6), kerr.NotLeaderForPartition)
+	p.leadership.Store(&lead)
+	want := &replication.Refusal{Epoch: 0, Sequence: 5}
+	if diff := cmp.Diff(want, guard(idempotentBatch(7, 7))); diff != "" {
+		t.Fatal(diff)
+	}
+	if got := guard(idempotentBatch(8, 7)); got != nil {
+		t.Fatalf("another producer: %+v", got)
+	}
+	// The client does not send again what is its own fault.
+	late := segment.Build([]segment.Record{{Timestamp: time.Now().Add(1000 * time.Hour).UnixMilli(), Value: []byte("v")}},
+		segment.BuildOptions{Producer: &segment.Producer{ID: 9}})
+	refuse(late, kerr.InvalidTimestamp)
+	if got := guard(idempotentBatch(9, 1)); got != nil {
+		t.Fatalf("after a definite error: %+v", got)
+	}
+}
+
+// Two requests in one write: the second is under way before the first is answered.
+func TestRefusalIsKnownBeforeTheNextRequestQueues(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.topic(t, "t", 1, nil)
+	p := n.cluster.partition("t", 0)
+	corrupt := idempotentBatch(7, 0)
+	corrupt[len(corrupt)-1] ^= 1
+	c := dial(t, n.addr)
+	defer c.close()
+	c.send(t, produceRequest("t", 0, corrupt))
+	c.send(t, produceRequest("t", 0, idempotentBatch(7, 1)))
+	for _, want := range []*kerr.Error{kerr.CorruptMessage, nil} {
+		_, body := c.receive(t)
+		resp := decodeAnswer(t, produceRequest("t", 0), body).(*kmsg.ProduceResponse)
+		if got := kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode); want != nil && got != want || want == nil && got != nil {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if got := p.guards[0].Refused; got == nil || got.Sequence != 0 {
+		t.Fatalf("the partition was told %+v", got)
+	}
+}
+
 func TestRefusalsAreForgottenAndBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	r := newRefusals(func() time.Time { return now })
 	key := func(i int) refusalKey { return refusalKey{producer: int64(i)} }
-	r.note(key(1))
+	r.note(key(1), nil)
 	now = now.Add(59 * time.Second)
 	if !r.recent(key(1)) || r.recent(key(2)) {
 		t.Fatal("not remembered for a minute")
@@ -148,7 +219,7 @@ func TestRefusalsAreForgottenAndBounded(t *testing.T) {
 		t.Fatal("never forgotten")
 	}
 	for i := range maxRefusals + 5 {
-		r.note(key(i))
+		r.note(key(i), nil)
 	}
 	if len(r.young.keys) > maxRefusals || !r.recent(key(-1)) {
 		t.Fatalf("%d kept; an overflow must count as refused", len(r.young.keys))
