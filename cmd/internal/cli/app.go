@@ -56,6 +56,7 @@ type app struct {
 	config  string
 
 	settings *settings // where each value came from; set before a command runs
+	command  string    // the path of the command that runs, for hints
 }
 
 // errInterrupted is the cause of the context when SIGINT came.
@@ -68,7 +69,7 @@ var errTerminated = errors.New("terminated")
 // code. The first SIGINT or SIGTERM cancels the command's context, the second
 // gives up on it at once.
 func Main(args []string, env Environment) int {
-	a := &app{Environment: env}
+	a := &app{Environment: env, command: "millrace"}
 	ctx, cancel := context.WithCancelCause(env.Context)
 	defer cancel(nil)
 	signals := make(chan os.Signal, 2)
@@ -164,6 +165,7 @@ func newRootCmd(a *app) *cobra.Command {
 
 // prepare fills in what the command line left out and checks the global flags.
 func (a *app) prepare(cmd *cobra.Command) error {
+	a.command = cmd.CommandPath()
 	s, err := a.loadSettings(cmd)
 	if err != nil {
 		return err

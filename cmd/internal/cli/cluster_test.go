@@ -113,7 +113,7 @@ func TestProduceFailures(t *testing.T) {
 		t.Errorf("too large: exit %d\n%.500s", o.code, o.err)
 	}
 	o = run(t, `{"value":"good"}`+"\n"+`{"value":`, "produce", "small", "-f", "json")
-	if o.code != exitError || !strings.Contains(o.err, "input record 2") || !strings.Contains(o.err, "produced 1 records") {
+	if o.code != exitError || !strings.Contains(o.err, "line 2") || !strings.Contains(o.err, "produced 1 records") {
 		t.Errorf("broken input: exit %d\n%s", o.code, o.err)
 	}
 	var lines strings.Builder

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -169,11 +168,11 @@ func (o *consumeOptions) loop(ctx context.Context, sub *client.Subscription, wri
 			return errors.Join(ignoreCancel(ctx, err), out.Flush())
 		}
 		if err := write(out, record); err != nil {
-			return fmt.Errorf("write output: %w", err)
+			return outputFailed(err)
 		}
 		if o.group != "" || sub.Buffered() == 0 {
 			if err := out.Flush(); err != nil {
-				return fmt.Errorf("write output: %w", err)
+				return outputFailed(err)
 			}
 		}
 		if printed++; printed == o.count {

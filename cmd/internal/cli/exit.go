@@ -37,13 +37,40 @@ func (e *usageError) withHint(hint string) *usageError {
 	return e
 }
 
-// hinted is an error with advice that only the command could give.
+// hinted is an error with advice that only the command could give, and with a name
+// for scripts, unless it is that of the error within.
 type hinted struct {
 	error
 	hint string
+	code string
+}
+
+// advise adds a hint to an error.
+func advise(err error, hint string) *hinted { return &hinted{error: err, hint: hint} }
+
+// named gives the error a name for scripts.
+func (e *hinted) named(code string) *hinted {
+	e.code = code
+	return e
 }
 
 func (e *hinted) Unwrap() error { return e.error }
+
+// The names of errors that are no answer of a broker.
+const (
+	codeUsage       = "USAGE"
+	codeDeclined    = "DECLINED"
+	codeUnreachable = "UNREACHABLE"
+	codeTimeout     = "TIMEOUT"
+	codeInput       = "INVALID_INPUT"
+	codeOutput      = "OUTPUT_FAILED"
+	codeStorage     = "STORAGE_FAILED"
+	codeFolder      = "DATA_FOLDER"
+	codeFolderInUse = "DATA_FOLDER_IN_USE"
+	codeAddress     = "ADDRESS_IN_USE"
+	codePermission  = "PERMISSION_DENIED"
+	codeOther       = "ERROR"
+)
 
 // silent ends with an exit code and says nothing: the output said it already.
 type silent struct{ code int }
@@ -62,7 +89,7 @@ func (a *app) report(ctx context.Context, err error) int {
 		return exitInterrupted
 	}
 	code, name := classify(err)
-	a.printError(name, err.Error(), hintFor(err))
+	a.printError(name, err.Error(), a.hintFor(err))
 	return code
 }
 
@@ -70,13 +97,16 @@ func (a *app) report(ctx context.Context, err error) int {
 // scripts see where there is no name of the Kafka protocol.
 func classify(err error) (code int, name string) {
 	var usage *usageError
+	var advised *hinted
 	var answered *client.KafkaError
 	var network *net.OpError
 	switch {
 	case errors.As(err, &usage):
-		return exitUsage, "USAGE"
+		return exitUsage, codeUsage
 	case errors.Is(err, errDeclined):
-		return exitError, "DECLINED"
+		return exitError, codeDeclined
+	case errors.As(err, &advised) && advised.code != "":
+		return exitError, advised.code
 	case errors.As(err, &answered):
 		switch {
 		case errors.Is(err, client.ErrDenied):
@@ -86,31 +116,37 @@ func classify(err error) (code int, name string) {
 		}
 		return exitError, answered.Name
 	case errors.Is(err, client.ErrUnreachable):
-		return exitUnreachable, "UNREACHABLE"
+		return exitUnreachable, codeUnreachable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, kgo.ErrRecordTimeout):
-		return exitUnreachable, "TIMEOUT"
+		return exitUnreachable, codeTimeout
 	case errors.As(err, &network):
-		return exitUnreachable, "UNREACHABLE"
+		return exitUnreachable, codeUnreachable
 	}
-	return exitError, "ERROR"
+	return exitError, codeOther
 }
 
-func hintFor(err error) string {
+// hintFor says what to do next. Every error has something: what the command knows
+// best, then what the SDK knows, then where to look.
+func (a *app) hintFor(err error) string {
 	var usage *usageError
 	var advised *hinted
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage) && usage.hint != "":
 		return usage.hint
-	case errors.As(err, &advised):
+	case errors.As(err, &usage):
+		return "see: " + a.command + " --help"
+	case errors.As(err, &advised) && advised.hint != "":
 		return advised.hint
+	case errors.Is(err, errDeclined):
+		return "answer y to do it, or add -y"
 	}
 	if hint := client.Hint(err); hint != "" {
 		return hint
 	}
-	if code, _ := classify(err); code == exitUnreachable {
+	if code, _ := classify(err); code == exitUnreachable || client.Retryable(err) {
 		return "see whether the cluster is well: millrace cluster health"
 	}
-	return ""
+	return "see the log of the broker for the reason"
 }
 
 func (a *app) printError(code, message, hint string) {

@@ -118,7 +118,7 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 			_, err := lagOf(ctx, c, o.group) // says so, with the name that was meant
 			return nil, err
 		}
-		return nil, &hinted{fmt.Errorf("group %q has no committed positions", o.group), "name the topics with --topics"}
+		return nil, advise(fmt.Errorf("group %q has no committed positions", o.group), "name the topics with --topics").named("NO_COMMITTED_POSITIONS")
 	}
 	plan := []groupSeekOffset{}
 	for _, topic := range topics {
@@ -153,10 +153,10 @@ func (o *groupSeekOptions) checkIdle(ctx context.Context, c *client.Client) (kno
 	case err != nil:
 		return false, err
 	case len(g.Members) > 0:
-		return true, &hinted{
+		return true, advise(
 			fmt.Errorf("group %q cannot be moved: %w (%d)", o.group, client.ErrGroupInUse, len(g.Members)),
-			"stop its members first; see: millrace group describe " + o.group,
-		}
+			"stop its members first; see: millrace group describe "+o.group,
+		).named("NON_EMPTY_GROUP")
 	}
 	return true, nil
 }

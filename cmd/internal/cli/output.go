@@ -36,9 +36,14 @@ func (a *app) print(v any, text func(w io.Writer)) error {
 	return a.write(text2)
 }
 
+// outputFailed is the error of a standard output that takes no more.
+func outputFailed(err error) error {
+	return advise(fmt.Errorf("write output: %w", err), "is the disk of standard output full, or its reader gone?").named(codeOutput)
+}
+
 func (a *app) write(page []byte) error {
 	if _, err := a.Out.Write(page); err != nil {
-		return fmt.Errorf("write output: %w", err)
+		return outputFailed(err)
 	}
 	return nil
 }

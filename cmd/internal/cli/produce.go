@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,8 +37,9 @@ func newProduceCmd(a *app) *cobra.Command {
 		Short: "Produce records from standard input, one a line",
 		Long: `Produce records from standard input, one a line, and wait until all are durable.
 
--f is a layout: %v value, %k key, %v{3} three bytes, \n and \t, ...; or json: what
-consume -f json writes (topic, partition and offset in it are ignored).`,
+-f is a layout: %v value, %k key, %v{3} three bytes, \n and \t, ...; or json: one
+object a line, as consume -f json writes it (topic, partition and offset in it are
+ignored).`,
 		Example: `  echo hello | millrace produce orders -k customer-7
   millrace produce orders -f '%k\t%v\n' < orders.tsv
   millrace consume orders -e -f json | millrace produce copy -f json`,
@@ -119,10 +119,10 @@ func (o *produceOptions) checkTopic(ctx context.Context, c *client.Client) error
 		return aboutTopic(limited, c, o.topic, err)
 	}
 	if int(o.partition) >= len(topic.Partitions) {
-		return &hinted{
+		return advise(
 			fmt.Errorf("topic %q has no partition %d", o.topic, o.partition),
 			fmt.Sprintf("it has %d partitions, counted from 0", len(topic.Partitions)),
-		}
+		).named("UNKNOWN_TOPIC_OR_PARTITION")
 	}
 	return nil
 }
@@ -142,13 +142,13 @@ func (p *production) all(ctx context.Context, next func() (*client.Record, error
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var inputErr error
-	for n := 1; ctx.Err() == nil; n++ {
+	for ctx.Err() == nil {
 		r, err := next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			inputErr = fmt.Errorf("input record %d: %w", n, err)
+			inputErr = err
 			break
 		}
 		p.client.ProduceAsync(ctx, r, func(_ *client.Record, err error) { p.done(err, stop) })
@@ -180,33 +180,54 @@ func (p *production) done(err error, stop func()) {
 func recordReader(in io.Reader, layout string) (func() (*client.Record, error), error) {
 	switch layout {
 	case "json":
-		decoder := json.NewDecoder(in)
-		return func() (*client.Record, error) {
-			var j recordJSON
-			if err := decoder.Decode(&j); err != nil {
-				return nil, err
-			}
-			return j.record()
-		}, nil
+		return newLineReader(in, parseRecord), nil
 	case `%v\n`, "%v\n":
-		lines := bufio.NewScanner(in)
-		lines.Buffer(make([]byte, 64<<10), maxLine)
-		lines.Split(splitLines)
-		return func() (*client.Record, error) {
-			if !lines.Scan() {
-				if err := lines.Err(); err != nil {
-					return nil, err
-				}
-				return nil, io.EOF
-			}
-			return &client.Record{Value: bytes.Clone(lines.Bytes())}, nil
-		}, nil
+		return newLineReader(in, func(line []byte) (*client.Record, error) {
+			return &client.Record{Value: bytes.Clone(line)}, nil
+		}), nil
 	}
 	reader, err := kgo.NewRecordReader(in, layout)
 	if err != nil {
-		return nil, usagef("-f %q: %s", layout, err)
+		return nil, usagef("-f %q: %s", layout, err).withHint("a layout is made of %v value, %k key, \\n, \\t, ...; see: millrace produce --help")
 	}
-	return reader.ReadRecord, nil
+	n := 0
+	return func() (*client.Record, error) {
+		n++
+		r, err := reader.ReadRecord()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, advise(fmt.Errorf("input record %d: %w", n, err), "the input must follow the layout "+layout).named(codeInput)
+		}
+		return r, err
+	}, nil
+}
+
+// newLineReader gives the function that makes a record of each line. Its errors
+// say which line.
+func newLineReader(in io.Reader, parse func([]byte) (*client.Record, error)) func() (*client.Record, error) {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(make([]byte, 64<<10), maxLine)
+	lines.Split(splitLines)
+	n := 0
+	return func() (*client.Record, error) {
+		for lines.Scan() {
+			n++
+			r, err := parse(lines.Bytes())
+			if err != nil {
+				return nil, advise(fmt.Errorf("line %d: %w", n, err), lineHint).named(codeInput)
+			}
+			if r != nil {
+				return r, nil
+			}
+		}
+		switch err := lines.Err(); {
+		case err == nil:
+			return nil, io.EOF
+		case errors.Is(err, bufio.ErrTooLong):
+			return nil, advise(fmt.Errorf("line %d is longer than %d bytes", n+1, maxLine), "records are far smaller; is the input text?").named(codeInput)
+		default:
+			return nil, advise(fmt.Errorf("line %d: %w", n+1, err), "standard input cannot be read to its end").named(codeInput)
+		}
+	}
 }
 
 // splitLines is bufio.ScanLines that leaves a carriage return alone.

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -83,6 +86,61 @@ func (j *recordJSON) record() (*client.Record, error) {
 		r.Headers = append(r.Headers, client.Header{Key: h.Key, Value: value})
 	}
 	return r, nil
+}
+
+// lineHint is the advice about a line that is no record.
+const lineHint = `each line is one object, such as {"key":"k","value":"text"}, as consume -f json writes it; ` +
+	`to produce lines as they are, leave -f json and --format json out`
+
+// absent stands in for a value that the input does not have: no JSON text decodes
+// to it, because it is not UTF-8.
+const absent = "\xff"
+
+// parseRecord reads a line; a blank one is no record. A record without a value is
+// refused: consume writes null out, and a misspelt name must not become one.
+func parseRecord(line []byte) (*client.Record, error) {
+	line = bytes.TrimSpace(line)
+	if len(line) == 0 {
+		return nil, nil
+	}
+	value := absent
+	j := &recordJSON{Value: &value}
+	if err := json.Unmarshal(line, &j); err != nil {
+		return nil, describeJSON(err)
+	}
+	switch {
+	case j == nil:
+		return nil, errors.New("null is no record")
+	case j.Value != nil && *j.Value == absent:
+		return nil, errors.New(`there is no "value", which may be null`)
+	}
+	return j.record()
+}
+
+// describeJSON puts what the decoder says into the words of JSON.
+func describeJSON(err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Errorf("not JSON: %w, at byte %d", err, syntax.Offset)
+	case errors.As(err, &kind) && kind.Field == "":
+		return fmt.Errorf("a record is an object, this is %s", article(kind.Value))
+	case errors.As(err, &kind):
+		return fmt.Errorf("%q is %s, want %s", kind.Field, article(kind.Value), article(wanted[kind.Type.Kind()]))
+	}
+	return err
+}
+
+// wanted names what a field of a record holds in the words of JSON.
+var wanted = map[reflect.Kind]string{reflect.String: "string", reflect.Slice: "array", reflect.Struct: "object", reflect.Int32: "number", reflect.Int64: "number"}
+
+func article(kind string) string {
+	kind, _, _ = strings.Cut(kind, " ") // a number is followed by itself
+	if kind == "object" || kind == "array" {
+		return "an " + kind
+	}
+	return "a " + kind
 }
 
 func toText(b []byte, encoding string) *string {

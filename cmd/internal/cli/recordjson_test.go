@@ -2,7 +2,8 @@ package cli
 
 import (
 	"bytes"
-	"encoding/json"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,11 +71,7 @@ func TestRecordJSONRoundTrip(t *testing.T) {
 		if bytes.IndexByte(line.Bytes(), '\n') != line.Len()-1 {
 			t.Fatalf("not one line: %q", line.String())
 		}
-		var read recordJSON
-		if err := json.Unmarshal(line.Bytes(), &read); err != nil {
-			t.Fatal(err)
-		}
-		out, err := read.record()
+		out, err := parseRecord(line.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,18 +91,60 @@ func TestRecordJSONRoundTrip(t *testing.T) {
 }
 
 func TestRecordJSONThatIsWrong(t *testing.T) {
-	for _, text := range []string{
-		`{"value":"?","encoding":"base64"}`,
-		`{"key":"?","encoding":"base64"}`,
-		`{"value":"x","encoding":"rot13"}`,
-		`{"headers":[{"key":"h","value":"?","encoding":"base64"}]}`,
+	for text, want := range map[string]string{
+		`{"value":"?","encoding":"base64"}`:                                     "value: not base64",
+		`{"value":null,"key":"?","encoding":"base64"}`:                          "key: not base64",
+		`{"value":"x","encoding":"rot13"}`:                                      `unknown encoding "rot13"`,
+		`{"value":"x","headers":[{"key":"h","value":"?","encoding":"base64"}]}`: `header "h": not base64`,
+		`hello`:                               "not JSON",
+		`{"value":"x"`:                        "not JSON",
+		`{"value":"x"} {"value":"y"}`:         "not JSON",
+		`{"value":{"a":1}}`:                   `"value" is an object`,
+		`{"value":5}`:                         `"value" is a number`,
+		`{"value":"x","key":true}`:            `"key" is a bool`,
+		`{"value":"x","headers":[{"key":1}]}`: "is a number",
+		`{"value":"x","timestamp":"soon"}`:    "soon",
+		`["x"]`:                               "this is an array",
+		`"x"`:                                 "this is a string",
+		`null`:                                "null is no record",
+		`{}`:                                  `no "value"`,
+		`{"key":"k","vaule":"x"}`:             `no "value"`,
 	} {
-		var read recordJSON
-		if err := json.Unmarshal([]byte(text), &read); err != nil {
-			t.Fatal(err)
-		}
-		if r, err := read.record(); err == nil {
-			t.Errorf("%s is %+v, want an error", text, r)
+		if r, err := parseRecord([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is %+v, %v; want an error that says %q", text, r, err, want)
 		}
 	}
 }
+
+// TestLinesThatAreNoRecords: blank lines count and are passed over, and the error
+// names the line.
+func TestLinesThatAreNoRecords(t *testing.T) {
+	read, err := recordReader(strings.NewReader("{\"value\":\"a\"}\r\n \n{\"value\":null}\nx\n"), "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"a", ""} {
+		if r, err := read(); err != nil || string(r.Value) != want {
+			t.Fatalf("%+v, %v; want %q", r, err, want)
+		}
+	}
+	if _, err := read(); err == nil || !strings.HasPrefix(err.Error(), "line 4: ") {
+		t.Errorf("error is %v", err)
+	}
+	long, err := recordReader(io.MultiReader(strings.NewReader("a\n"), zeros{}), `%v\n`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := long(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := long(); err == nil || !strings.HasPrefix(err.Error(), "line 2 is longer") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// zeros is an input without an end.
+type zeros struct{}
+
+// Read implements io.Reader.
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

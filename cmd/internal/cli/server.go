@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/replication"
 	"github.com/millrace/millrace/server"
 )
 
@@ -61,7 +62,7 @@ and SIGINT stop it gracefully; a second one stops it at once.`,
 func (o *serverOptions) run(ctx context.Context) error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return usagef("--log-level %q is not one of debug, info, warn and error", o.logLevel)
+		return usagef("--log-level %q is not one of debug, info, warn and error", o.logLevel).withHint("--log-level debug, info, warn or error")
 	}
 	failed := make(chan error, 1)
 	o.config.Settings = o.settings.values
@@ -80,7 +81,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 			ready = nil
 		case err := <-failed:
 			// The disk cannot be trusted: waiting for it could take for ever.
-			return fmt.Errorf("storage failed: %w", err)
+			return advise(fmt.Errorf("storage failed: %w", err), "check the disk of "+o.config.DataDir+" before the next start").named(codeStorage)
 		case <-ctx.Done():
 			if err := broker.Close(); err != nil {
 				return fmt.Errorf("stop: %w", err)
@@ -95,10 +96,14 @@ func (o *serverOptions) explain(err error) error {
 	switch {
 	case strings.HasPrefix(err.Error(), "configuration: "):
 		return usagef("%s", err).withHint("see: millrace server --help")
+	case errors.Is(err, replication.ErrFolderInUse):
+		return advise(err, "stop the other process, or choose another --data-dir").named(codeFolderInUse)
+	case errors.Is(err, replication.ErrFolderFormat), errors.Is(err, replication.ErrFolderOfOther), errors.Is(err, replication.ErrNodeFile):
+		return advise(err, "choose another --data-dir, or start the node that "+o.config.DataDir+" belongs to").named(codeFolder)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return &hinted{err, "find the program that has the port, or choose another with " + portFlag(err)}
+		return advise(err, "find the program that has the port, or choose another with "+portFlag(err)).named(codeAddress)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return &hinted{err, "the user needs to read and write " + o.config.DataDir}
+		return advise(err, "the user needs to read and write "+o.config.DataDir).named(codePermission)
 	}
 	return err
 }

@@ -84,11 +84,11 @@ func TestFaultySettings(t *testing.T) {
 		hint    string
 	}{
 		{"unknown key", nil, "node-id: 1\ndata-dri: x\n", []string{"millrace.yaml:2:", `unknown key "data-dri"`}, `did you mean "data-dir"?`},
-		{"wrong value in the file", nil, "\nnode-id: many\n", []string{"millrace.yaml:2: node-id", "many"}, ""},
-		{"wrong value in the environment", []string{"MILLRACE_NODE_ID=many"}, "", []string{"MILLRACE_NODE_ID", "many"}, ""},
-		{"no mapping", nil, "- a\n- b\n", []string{"millrace.yaml:1:"}, ""},
-		{"no YAML", nil, "a: [b\n", []string{"millrace.yaml"}, ""},
-		{"a key twice", nil, "node-id: 1\nnode-id: 2\n", []string{"millrace.yaml", "node-id"}, ""},
+		{"wrong value in the file", nil, "\nnode-id: many\n", []string{"millrace.yaml:2: node-id", "many"}, "see: millrace server --help"},
+		{"wrong value in the environment", []string{"MILLRACE_NODE_ID=many"}, "", []string{"MILLRACE_NODE_ID", "many"}, "see: millrace server --help"},
+		{"no mapping", nil, "- a\n- b\n", []string{"millrace.yaml:1:"}, "see: millrace server --help"},
+		{"no YAML", nil, "a: [b\n", []string{"millrace.yaml"}, "see: millrace server --help"},
+		{"a key twice", nil, "node-id: 1\nnode-id: 2\n", []string{"millrace.yaml", "node-id"}, "see: millrace server --help"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestFaultySettings(t *testing.T) {
 					t.Errorf("%q does not say %q", err, part)
 				}
 			}
-			if got := hintFor(err); got != test.hint {
+			if got := (&app{command: "millrace server"}).hintFor(err); got != test.hint {
 				t.Errorf("hint is %q, want %q", got, test.hint)
 			}
 		})

@@ -78,9 +78,9 @@ func aboutTopic(ctx context.Context, c *client.Client, topic string, err error) 
 	}
 	const list = "list topics with: millrace topic list"
 	if near := nearest(topic, names); near != "" {
-		return &hinted{err, near + " " + list}
+		return advise(err, near+" "+list)
 	}
-	return &hinted{err, "create it with: millrace topic create " + topic + "; " + list}
+	return advise(err, "create it with: millrace topic create "+topic+"; "+list)
 }
 
 // aboutGroup does the same for groups.
@@ -94,7 +94,7 @@ func aboutGroup(ctx context.Context, c *client.Client, group string, err error) 
 	}
 	const list = "list groups with: millrace group list"
 	if near := nearest(group, groups.Groups()); near != "" {
-		return &hinted{err, near + " " + list}
+		return advise(err, near+" "+list)
 	}
-	return &hinted{err, list}
+	return advise(err, list)
 }
