@@ -146,13 +146,32 @@ func (p *Partition) connected(id raft.ServerID) bool {
 }
 
 // campaignIfFirst starts an election at once if this replica is the one to win
-// it. A single voter is always the one.
+// it. A single voter is always the one. It does not wait for raft, whose main
+// goroutine may sit in a slow sync for as long as campaignTimeout: the callers go
+// through many groups, of which one must not hold up the others.
 func (p *Partition) campaignIfFirst(expected func(raft.ServerID) bool) {
 	own, running := p.status()
 	in := p.current()
 	if !running || in == nil || !p.peers.shouldCampaign(own, p.members(), expected) {
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.campaigning {
+		return // raft has been asked, or nobody is there to ask
+	}
+	p.campaigning = true
+	p.restarts.Go(func() { p.campaign(in) })
+}
+
+// campaign asks raft for an election. One at a time runs for each replica; Close
+// ends it with the instance's facade, and joins it.
+func (p *Partition) campaign(in *instance) {
+	defer func() {
+		p.mu.Lock()
+		p.campaigning = false
+		p.mu.Unlock()
+	}()
 	ctx, cancel := context.WithTimeout(context.Background(), campaignTimeout)
 	defer cancel()
 	if err := in.facade.Campaign(ctx); err != nil {

@@ -56,17 +56,18 @@ type Partition struct {
 
 	hold sync.Mutex // held by drain for each proposal, and by a transfer throughout
 
-	mu       sync.Mutex // guards instance and restarts; never held while raft is called
-	instance *instance
-	closed   bool
+	mu          sync.Mutex // guards what follows and restarts; never held while raft is called
+	instance    *instance
+	closed      bool
+	campaigning bool // a goroutine of restarts asks raft for an election
 
 	leadership atomic.Pointer[Leadership]
 	failure    atomic.Pointer[error]
 	short      atomic.Bool // some replica is not in sync, as last announced
 
 	stop     chan struct{}
-	drained  chan struct{} // closed when the drainer has ended
-	restarts sync.WaitGroup
+	drained  chan struct{}  // closed when the drainer has ended
+	restarts sync.WaitGroup // goroutines that replace the instance or campaign
 }
 
 // startPartition runs the replica whose log is open. On an error the log is
