@@ -192,7 +192,11 @@ func (f *fetching) read(ctx context.Context, result *fetchResult, left int64) *f
 	}
 	result.slice = slice
 	result.size = sliceSize(&slice)
-	return f.inflate(ctx, result, f.node.topics.get(topic))
+	if failure := f.inflate(ctx, result, f.node.topics.get(topic)); failure != nil {
+		result.size = 0
+		return failure
+	}
+	return nil
 }
 
 // sliceSize is the length of a slice in bytes.

@@ -235,7 +235,7 @@ func loadSlice(records partitionLog, from, limit segment.Offset, each func(segme
 	if slice.Next <= from {
 		return from, fmt.Errorf("read at offset %d of %d made no progress", from, limit)
 	}
-	frames, err := sliceBytes(&slice)
+	frames, err := sliceBytes(&slice, 0, make([]byte, slice.Length))
 	if err != nil {
 		return from, err
 	}
