@@ -62,7 +62,10 @@ var table = [...]api{
 	{key: 60, name: "DescribeCluster", min: 0, max: 2, shape: describeClusterShape, handle: handleDescribeCluster},
 }
 
-const keyAPIVersions = 18
+const (
+	keyProduce     = 0
+	keyAPIVersions = 18
+)
 
 // request is one request of a client, decoded.
 type request struct {

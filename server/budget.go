@@ -12,21 +12,101 @@ import (
 // answered. Who finds too little waits, first come first served, and meanwhile
 // does not read from its connection: TCP slows the client down, and no number of
 // connections makes the node run out of memory.
+//
+// A large request takes its memory in steps, as its bytes arrive (grow). All that
+// grow share half of the budget, so that clients which send a part of something
+// large and stop leave the other half to small requests and to answers. They hold
+// what they have while they wait for more, so they could wait for each other for
+// ever; therefore one of them at a time gets what it needs beyond the budget. It
+// is the only one to exceed it, by one request at most.
 type budget struct {
 	mu      sync.Mutex
 	size    int64
 	used    int64
-	waiting list.List // of *budgetWait
+	large   int64     // of used: what claims have grown to
+	over    *claim    // the one that may exceed the budget, nil if nobody does
+	waiting list.List // of *budgetWait, for take
+	growing list.List // of *budgetWait, for grow
+}
+
+// claim is what one request holds of a budget.
+type claim struct {
+	bytes int64
+	large int64 // of bytes: by grow
 }
 
 // budgetWait is a request that waits for its share.
 type budgetWait struct {
 	n       int64
+	claim   *claim // of grow
 	granted chan struct{}
 }
 
 // newBudget makes a budget of size bytes.
 func newBudget(size int64) *budget { return &budget{size: size} }
+
+// grow adds n bytes to a claim, waiting for them while the claim keeps what it
+// has.
+func (b *budget) grow(ctx context.Context, c *claim, n int64) error {
+	b.mu.Lock()
+	if (b.growing.Len() == 0 || b.over == c) && b.growLocked(c, n) {
+		b.mu.Unlock()
+		return nil
+	}
+	w := &budgetWait{n: n, claim: c, granted: make(chan struct{})}
+	place := b.growing.PushBack(w)
+	b.mu.Unlock()
+
+	select {
+	case <-w.granted:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-w.granted: // at the same moment: the claim has it, and gives it back
+	default:
+		b.growing.Remove(place)
+	}
+	b.grantLocked()
+	return fmt.Errorf("wait for request memory: %w", context.Cause(ctx))
+}
+
+// growLocked grows a claim if that is possible now.
+func (b *budget) growLocked(c *claim, n int64) bool {
+	if fits := b.large+n <= b.size/2 && b.used+n <= b.size; !fits && b.over != c {
+		if b.over != nil {
+			return false
+		}
+		b.over = c
+	}
+	b.used += n
+	b.large += n
+	c.bytes += n
+	c.large += n
+	return true
+}
+
+// drop gives back all that a claim holds.
+func (b *budget) drop(c *claim) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used -= c.bytes
+	b.large -= c.large
+	if b.over == c {
+		b.over = nil
+	}
+	c.bytes, c.large = 0, 0
+	b.grantLocked()
+}
+
+// contended reports whether anybody waits for memory.
+func (b *budget) contended() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waiting.Len() > 0 || b.growing.Len() > 0
+}
 
 // take waits for n bytes. More than the whole budget counts as the whole budget,
 // or a large request could never be served.
@@ -81,14 +161,24 @@ func (b *budget) give(n int64) {
 	b.grantLocked()
 }
 
+// grantLocked serves those who wait: first those of take, who hold nothing and
+// would otherwise wait until nothing large is under way.
 func (b *budget) grantLocked() {
 	for e := b.waiting.Front(); e != nil; e = b.waiting.Front() {
 		w := e.Value.(*budgetWait)
 		if b.used+w.n > b.size {
-			return
+			break
 		}
 		b.waiting.Remove(e)
 		b.used += w.n
+		close(w.granted)
+	}
+	for e := b.growing.Front(); e != nil; e = b.growing.Front() {
+		w := e.Value.(*budgetWait)
+		if !b.growLocked(w.claim, w.n) {
+			return
+		}
+		b.growing.Remove(e)
 		close(w.granted)
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ const (
 	// first eagerFrame bytes, then framePiece at a time): a client that sends a
 	// byte a second is dropped, and one that stops does not keep its memory.
 	frameTimeout = 30 * time.Second
+	// frameStall is how long the next eagerFrame bytes may take while others wait
+	// for memory.
+	frameStall = 3 * time.Second
 	// readBuffer is the buffer of a connection's reader: small requests come
 	// several to a read; large ones bypass it.
 	readBuffer = 4 << 10
@@ -34,6 +38,7 @@ const (
 var (
 	errUnknownAPI = errors.New("unknown API key or version")
 	errDraining   = errors.New("the broker is stopping")
+	errStalled    = errors.New("the request arrived too slowly while others waited for memory")
 )
 
 // client is what is known of the program at the other end.
@@ -81,7 +86,7 @@ type conn struct {
 type call struct {
 	request *request
 	finish  func(context.Context) (kmsg.Response, error) // of api.begin
-	charge  int64                                        // taken from node.budget
+	charge  claim                                        // of node.budget
 	cost    int64                                        // taken from node.decoding
 	done    chan struct{}                                // closed when answered
 }
@@ -182,19 +187,41 @@ func (c *conn) readCall(reader *bufio.Reader, idle time.Duration) (*call, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := c.checkSize(reader, size); err != nil {
+		return nil, err
+	}
 	// Memory is taken for what a client sends, not for what it says it will: a few
 	// connections that only claim to send 100 MiB must not stop all the others.
 	charge, err := c.node.budget.take(c.ctx, int64(min(size, eagerFrame)))
 	if err != nil {
 		return nil, err
 	}
-	next := &call{charge: charge, done: make(chan struct{})}
+	next := &call{charge: claim{bytes: charge}, done: make(chan struct{})}
 	c.underWay.Add(1)
 	if err := c.readBody(reader, size, next); err != nil {
 		c.release(next)
 		return nil, err
 	}
 	return next, nil
+}
+
+// checkSize refuses a large request that does not write records before it is read.
+func (c *conn) checkSize(reader *bufio.Reader, size int) error {
+	if size <= maxOrdinaryFrame {
+		return nil
+	}
+	if err := c.readBy(frameTimeout); err != nil {
+		return err
+	}
+	first, err := reader.Peek(2)
+	if err != nil {
+		return c.readError(err)
+	}
+	key := int16(binary.BigEndian.Uint16(first))
+	if key == keyProduce {
+		return nil
+	}
+	return fmt.Errorf("%w: %d for a request with API key %d, allowed are %d", errFrameLength, size, key, maxOrdinaryFrame)
 }
 
 // awaitFrame waits for the length of the next frame. A connection is idle only
@@ -216,13 +243,10 @@ func (c *conn) awaitFrame(reader *bufio.Reader, idle time.Duration) error {
 
 // readBody reads and decodes what follows the length.
 func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
-	more := func() error { return c.readBy(frameTimeout) }
-	if err := more(); err != nil {
-		return err
-	}
-	frame, err := readFrame(reader, size, func() error { return c.claim(next, size) }, more)
+	fill := func(p []byte) error { return c.fill(reader, p) }
+	frame, err := readFrame(size, fill, func(n int) error { return c.node.budget.grow(c.ctx, &next.charge, int64(n)) })
 	if err != nil {
-		return c.readError(err)
+		return err
 	}
 	request, cost, err := decode(c.node.apis, frame)
 	if err != nil {
@@ -236,14 +260,28 @@ func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
 	return err
 }
 
-// claim takes the memory of a whole frame. It gives back first what the call had
-// for the beginning, or connections that each hold a part could wait for each
-// other for ever.
-func (c *conn) claim(next *call, size int) (err error) {
-	c.node.budget.give(next.charge)
-	next.charge = 0
-	next.charge, err = c.node.budget.take(c.ctx, int64(size))
-	return err
+// fill reads one piece of a request. It has frameTimeout to arrive; a client that
+// stops, or trickles, gives way to those who wait for the memory that it holds.
+func (c *conn) fill(reader *bufio.Reader, p []byte) error {
+	for end := time.Now().Add(frameTimeout); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return c.readError(os.ErrDeadlineExceeded)
+		}
+		if err := c.readBy(min(left, frameStall)); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(reader, p)
+		p = p[n:]
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return c.readError(err)
+		case n < eagerFrame && left > frameStall && c.node.budget.contended():
+			return c.readError(errStalled)
+		}
+	}
 }
 
 // freeDecoding is the decoding cost that is not accounted for.
@@ -340,7 +378,7 @@ func (c *conn) run(next *call) (*answer, error) {
 
 // release returns what a call holds and lets later ones pass.
 func (c *conn) release(next *call) {
-	c.node.budget.give(next.charge)
+	c.node.budget.drop(&next.charge)
 	c.node.decoding.give(next.cost)
 	c.underWay.Add(-1)
 	close(next.done)

@@ -46,8 +46,8 @@
 // its no-op is applied, because before that its high watermark may lie below
 // records that were acknowledged.
 //
-// No length or count from the network is believed: frames are allocated as their
-// bytes arrive, bodies are walked before they are decoded, decompression is
+// No length or count from the network is believed: frames are allocated, and their
+// memory taken, as their bytes arrive (budget.go); only Produce may be large; bodies are walked before they are decoded, decompression is
 // bounded by its output, and memory is taken from budgets of the node. What a
 // client sends can end its own connection, never the broker: handlers run under
 // recover.

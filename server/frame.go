@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 )
 
 // A request on the wire (all numbers big-endian):
@@ -25,9 +24,14 @@ const (
 	// maxHeaderTags bounds the tagged fields of a request header; Kafka defines none.
 	maxHeaderTags = 64
 	// eagerFrame is how much of a frame is allocated on the word of its length
-	// field alone. The rest follows when that much has really arrived, so a
-	// connection that only claims to send 100 MiB costs 64 KiB.
+	// field alone, so a connection that only claims to send 100 MiB costs 64 KiB.
 	eagerFrame = 64 << 10
+	// frameGrowth is how many times what has arrived a frame may occupy.
+	frameGrowth = 8
+	// maxOrdinaryFrame is the longest frame of a request other than Produce, which
+	// alone carries records. The largest in use, the assignment of a large group
+	// (SyncGroup) and a topic of thousands of partitions, stay far below it.
+	maxOrdinaryFrame = 8 << 20
 	// framePiece is how much of the rest is read under one deadline.
 	framePiece = 1 << 20
 	// minFrame is key, version and correlation id.
@@ -58,32 +62,30 @@ func frameLength(prefix [4]byte, limit int32) (int, error) {
 	return int(n), nil
 }
 
-// readFrame reads size bytes, which were checked by frameLength. claim is called
-// when the eager part is there and the rest is about to be allocated, more before
-// each piece of the rest is read; an error of either ends the read.
-func readFrame(r io.Reader, size int, claim, more func() error) ([]byte, error) {
-	if size <= eagerFrame {
-		frame := make([]byte, size)
-		_, err := io.ReadFull(r, frame)
-		return frame, err
-	}
-	var first [eagerFrame]byte
-	if _, err := io.ReadFull(r, first[:]); err != nil {
+// readFrame reads size bytes, which were checked by frameLength, by fill. Beyond
+// eagerFrame the frame grows as its bytes arrive: claim is called before that many
+// bytes more are allocated, and its error, as that of fill, ends the read.
+func readFrame(size int, fill func([]byte) error, claim func(n int) error) ([]byte, error) {
+	frame := make([]byte, min(size, eagerFrame))
+	if err := fill(frame); err != nil {
 		return nil, err
 	}
-	if err := claim(); err != nil {
-		return nil, err
-	}
-	frame := make([]byte, size)
-	for rest := frame[copy(frame, first[:]):]; len(rest) > 0; {
-		if err := more(); err != nil {
+	for len(frame) < size {
+		arrived := len(frame)
+		room := min(size, frameGrowth*arrived)
+		if err := claim(room - arrived); err != nil {
 			return nil, err
 		}
-		n, err := io.ReadFull(r, rest[:min(len(rest), framePiece)])
-		if err != nil {
-			return nil, err
+		grown := make([]byte, room)
+		copy(grown, frame)
+		frame = grown
+		for rest := frame[arrived:]; len(rest) > 0; {
+			piece := rest[:min(len(rest), framePiece)]
+			if err := fill(piece); err != nil {
+				return nil, err
+			}
+			rest = rest[len(piece):]
 		}
-		rest = rest[n:]
 	}
 	return frame, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"strings"
 	"testing"
 )
 
@@ -44,25 +43,36 @@ func TestFrameLength(t *testing.T) {
 // A connection that claims a large frame and sends little must not make the
 // broker allocate it.
 func TestReadFrameAllocatesOnlyWhatArrives(t *testing.T) {
-	progressed := false
-	claim := func() error { progressed = true; return nil }
-	pieces := 0
-	more := func() error { pieces++; return nil }
-	short := strings.NewReader(strings.Repeat("x", 100))
-	if _, err := readFrame(short, 100<<20, claim, more); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Fatalf("err = %v", err)
+	read := func(have, size int, refuse error) (frame []byte, claimed, arrived int, err error) {
+		source := bytes.NewReader(bytes.Repeat([]byte("abcdefg"), have/7+1)[:have])
+		fill := func(p []byte) error {
+			n, err := io.ReadFull(source, p)
+			arrived += n
+			return err
+		}
+		frame, err = readFrame(size, fill, func(n int) error {
+			if claimed += n; claimed > frameGrowth*arrived {
+				t.Errorf("%d bytes are to be allocated after %d of %d", claimed, arrived, size)
+			}
+			return refuse
+		})
+		return frame, claimed, arrived, err
 	}
-	if progressed {
-		t.Fatal("the whole frame was to be allocated after 100 bytes")
+	if _, claimed, _, err := read(100, 100<<20, nil); !errors.Is(err, io.ErrUnexpectedEOF) || claimed != 0 {
+		t.Errorf("100 bytes: claimed %d, %v", claimed, err)
 	}
-	whole := bytes.Repeat([]byte("abcdefg"), 400_000)
-	got, err := readFrame(bytes.NewReader(whole), len(whole), claim, more)
-	if err != nil || !bytes.Equal(got, whole) || !progressed || pieces != 3 {
-		t.Fatalf("read %d bytes in %d pieces, %v, progressed %v", len(got), pieces, err, progressed)
+	if _, claimed, _, err := read(eagerFrame, 100<<20, nil); !errors.Is(err, io.EOF) || claimed != (frameGrowth-1)*eagerFrame {
+		t.Errorf("the eager part: claimed %d, %v", claimed, err)
+	}
+	for _, size := range []int{minFrame, eagerFrame, eagerFrame + 1, frameGrowth*eagerFrame + 1, 5_000_000} {
+		frame, claimed, _, err := read(size, size, nil)
+		if err != nil || len(frame) != size || claimed != max(size-eagerFrame, 0) || !bytes.HasPrefix(frame, []byte("abcdefga")) || frame[size-1] != "abcdefg"[(size-1)%7] {
+			t.Errorf("%d bytes: read %d, claimed %d, %v", size, len(frame), claimed, err)
+		}
 	}
 	refused := errors.New("refused")
-	if _, err := readFrame(bytes.NewReader(whole), len(whole), func() error { return refused }, more); !errors.Is(err, refused) {
-		t.Fatalf("err = %v", err)
+	if _, _, arrived, err := read(5_000_000, 5_000_000, refused); !errors.Is(err, refused) || arrived != eagerFrame {
+		t.Errorf("refused: %v after %d bytes", err, arrived)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -67,6 +68,8 @@ const (
 	inflateRatio = 8
 	// minInflateRoom is the least room for an inflated batch.
 	minInflateRoom = 64 << 10
+	// inflateWait is how long a fetch waits for memory before its answer is empty.
+	inflateWait = time.Second
 )
 
 // inflate replaces the result's records by inflated ones where the client needs
@@ -181,11 +184,14 @@ func (f *fetching) addBatch(ctx context.Context, result *fetchResult, s *topicSe
 }
 
 // reserve takes memory for a batch. With something in the answer already, or held,
-// it does not wait for it.
+// it does not wait for it; nor for ever otherwise, because requests that came after
+// this one on its connection may hold the memory until this one is answered.
 func (f *fetching) reserve(ctx context.Context, size int64, started bool) (int64, bool) {
 	if started || f.held > 0 {
 		return size, f.node.budget.tryTake(size)
 	}
+	ctx, cancel := context.WithTimeout(ctx, inflateWait)
+	defer cancel()
 	taken, err := f.node.budget.take(ctx, size)
 	return taken, err == nil
 }

@@ -506,6 +506,67 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+// Of those who grow, one at a time may exceed the budget, else all could wait for
+// each other for ever; what they share is half of it.
+func TestBudgetGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(100)
+		var claims [4]claim
+		grow := func(i int, n int64) (done chan struct{}) {
+			done = make(chan struct{})
+			go func() {
+				defer close(done)
+				if err := b.grow(t.Context(), &claims[i], n); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			return done
+		}
+		isDone := func(done chan struct{}) bool {
+			synctest.Wait()
+			select {
+			case <-done:
+				return true
+			default:
+				return false
+			}
+		}
+		first, second, third := grow(0, 50), grow(1, 30), grow(2, 30)
+		if !isDone(first) || !isDone(second) || isDone(third) {
+			t.Fatalf("half of it, one beyond, and no more: %v", claims)
+		}
+		if !isDone(grow(1, 70)) || !b.contended() {
+			t.Fatal("the one beyond must go on")
+		}
+		small := make(chan struct{})
+		go func() {
+			defer close(small)
+			if n, err := b.take(t.Context(), 20); err == nil {
+				b.give(n)
+			}
+		}()
+		if isDone(small) {
+			t.Fatal("150 of 100 are in use")
+		}
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		if b.grow(over, &claims[3], 1) == nil || claims[3].bytes != 0 {
+			t.Fatal("grew without room")
+		}
+		b.drop(&claims[1])
+		if !isDone(small) || !isDone(third) {
+			t.Fatalf("not served: %v", claims)
+		}
+		for i := range claims {
+			b.drop(&claims[i])
+		}
+		if b.inUse() != 0 || b.large != 0 || b.over != nil || b.contended() {
+			t.Fatalf("left: %d, %d, %v", b.inUse(), b.large, b.over)
+		}
+	})
+}
+
 // noise is incompressible.
 func noise(n int) []byte {
 	b := make([]byte, n)

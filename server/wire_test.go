@@ -11,6 +11,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace/millrace/segment"
 )
 
 // wire is a client that writes frames by hand.
@@ -56,6 +58,14 @@ func (w *wire) send(t testing.TB, req kmsg.Request) int32 {
 		t.Fatal(err)
 	}
 	return w.next
+}
+
+// write sends bytes as they are.
+func (w *wire) write(t testing.TB, b []byte) {
+	t.Helper()
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // receive reads one answer.
@@ -250,6 +260,60 @@ func TestClaimedLengthsTakeNoMemory(t *testing.T) {
 	}
 	eventually(t, "the lengths have been read", func() bool { return n.budget.inUse() >= claims*eagerFrame })
 	n.call(t, kmsg.NewPtrApiVersionsRequest())
+}
+
+// Clients that send the beginning of something large and stop hold no more than
+// that; while others wait for memory they have to go.
+func TestStalledRequestsStopNobody(t *testing.T) {
+	n := newTestNode(t, 1, map[string]string{"socket.request.max.bytes": "1048576", "millrace.request.memory.bytes": "1048576"})
+	n.topic(t, "t", 1, nil)
+	const stalled = 3
+	for range stalled {
+		c := dial(t, n.addr)
+		defer c.close()
+		c.write(t, []byte{0, 0x10, 0, 0}) // 1 MiB
+		c.write(t, make([]byte, eagerFrame+1))
+	}
+	eventually(t, "they wait for more memory", n.budget.contended)
+	n.call(t, kmsg.NewPtrApiVersionsRequest()) // small requests never wait for them
+	if got := n.produceOne(t, produceRequest("t", 0, segment.Build([]segment.Record{{Value: noise(700_000)}}, segment.BuildOptions{}))); got.ErrorCode != 0 {
+		t.Fatalf("code %d", got.ErrorCode)
+	}
+}
+
+// While nobody waits for its memory, a slow client has its time.
+func TestSlowRequestIsReadWhileThereIsMemory(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.topic(t, "t", 1, nil)
+	c := dial(t, n.addr)
+	defer c.close()
+	whole := frame(1, produceRequest("t", 0, segment.Build([]segment.Record{{Value: noise(200_000)}}, segment.BuildOptions{})))
+	c.write(t, whole[:eagerFrame+100])
+	<-time.After(frameStall + frameStall/4)
+	c.write(t, whole[eagerFrame+100:])
+	if id, _ := c.receive(t); id != 1 {
+		t.Fatalf("answer to request %d", id)
+	}
+}
+
+// Only a request that carries records may be large, and it is refused for its
+// length and key alone.
+func TestLargeRequestsWithoutRecordsAreRefused(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	head := binary.BigEndian.AppendUint32(nil, maxOrdinaryFrame+1)
+	for _, key := range []uint16{3, 1, 14, 999} {
+		c := dial(t, n.addr)
+		defer c.close()
+		c.write(t, binary.BigEndian.AppendUint16(head, key))
+		c.expectClosed(t)
+	}
+	if used := n.budget.inUse(); used != 0 {
+		t.Errorf("%d bytes were taken", used)
+	}
+	c := dial(t, n.addr)
+	defer c.close()
+	c.write(t, binary.BigEndian.AppendUint16(head, keyProduce))
+	eventually(t, "the records are awaited", func() bool { return n.budget.inUse() == eagerFrame })
 }
 
 // A fetch that wants no bytes at least is answered at once.
