@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -108,8 +109,8 @@ func (l *link) sendReports(groups []transport.GroupID) {
 	var reports []leaderReport
 	for _, g := range groups {
 		// Only what this node itself says: it leads, or led and stepped down.
-		if info, ok := l.host.leaders.get(g); ok && l.host.speaksFor(g) {
-			reports = append(reports, leaderReport{g, info})
+		if report, own := l.host.leaders.saidBy(l.host.node.ID(), g); own {
+			reports = append(reports, report)
 		}
 	}
 	if _, err := l.call(transport.MethodGossip, encodeReports(reports)); err != nil {
@@ -160,14 +161,20 @@ func (h *Host) hearGroupUp(from metadata.NodeID, up transport.GroupUp) {
 	}
 }
 
+// handleGossip takes a peer's reports, all of them or none.
 func (h *Host) handleGossip(r *transport.Request) {
 	reports, err := decodeReports(r.Body)
+	for _, report := range reports {
+		if !report.mayCome(r.Peer.Node) {
+			err = fmt.Errorf("%w: node %d says that node %d leads %s", errGossip, r.Peer.Node, report.info.Node, report.group)
+		}
+	}
 	if err != nil {
-		r.ReplyError(err)
+		r.ReplyError(&transport.RemoteError{Code: transport.CodeBadRequest, Message: err.Error()})
 		return
 	}
 	for _, report := range reports {
-		h.leaders.learn(report.group, report.info)
+		h.leaders.learn(r.Peer.Node, report)
 	}
 	h.notifyLeaders()
 	r.Reply()
@@ -176,22 +183,7 @@ func (h *Host) handleGossip(r *transport.Request) {
 // announce publishes what this node has to say about a partition it leads or
 // led: to itself at once, to the others with the next message.
 func (h *Host) announce(p *Partition) {
-	l := p.Leadership()
-	info := LeaderInfo{Node: h.node.ID(), Term: l.Term}
-	switch {
-	case l.Ready:
-		info.InSync = p.inSync(h.mux.Up)
-		p.short.Store(len(info.InSync) < len(p.replicas))
-	case !l.Leader:
-		known, ok := h.leaders.get(p.group)
-		if !ok || known.Node != h.node.ID() {
-			return
-		}
-		info = LeaderInfo{Node: NoLeader, Term: known.Term}
-	default:
-		return
-	}
-	if !h.leaders.learn(p.group, info) {
+	if !h.announceHere(p) {
 		return
 	}
 	h.notifyLeaders()
@@ -200,17 +192,28 @@ func (h *Host) announce(p *Partition) {
 	}
 }
 
-// speaksFor reports whether the last word about the group is this node's own.
-func (h *Host) speaksFor(g transport.GroupID) bool {
-	info, ok := h.leaders.get(g)
-	if !ok {
+// announceHere looks at the partition's role and writes it into the table in one
+// step: between the two another goroutine might announce that the role was lost,
+// and the leadership written after that would stay until somebody else is elected.
+func (h *Host) announceHere(p *Partition) bool {
+	p.announcing.Lock()
+	defer p.announcing.Unlock()
+	l := p.Leadership()
+	info := LeaderInfo{Node: h.node.ID(), Term: l.Term}
+	switch {
+	case l.Ready:
+		info.InSync = p.inSync(h.mux.Up)
+		p.short.Store(len(info.InSync) < len(p.replicas))
+	case !l.Leader:
+		known, own := h.leaders.saidBy(h.node.ID(), p.group)
+		if !own {
+			return false
+		}
+		info = LeaderInfo{Node: NoLeader, Term: known.info.Term}
+	default:
 		return false
 	}
-	if info.Node == h.node.ID() {
-		return true
-	}
-	p, here := h.Partition(g.Topic, g.Partition)
-	return here && info.Node == NoLeader && !p.Leadership().Leader
+	return h.leaders.announce(h.node.ID(), p.group, info)
 }
 
 // watchInSync looks at the in-sync sets of the partitions led here.

@@ -79,8 +79,8 @@ func TestPeerThatWentAwayDoesNotCount(t *testing.T) {
 
 func TestReportsSurviveTheWire(t *testing.T) {
 	want := []leaderReport{
-		{transport.GroupID{Topic: segment.TopicID{1}, Partition: 3}, LeaderInfo{Node: 2, Term: 7, InSync: []metadata.NodeID{1, 2}}},
-		{transport.GroupID{Partition: 1}, LeaderInfo{Node: NoLeader, Term: 1}},
+		{transport.GroupID{Topic: segment.TopicID{1}, Partition: 3}, LeaderInfo{Node: 2, Term: 7, InSync: []metadata.NodeID{1, 2}}, 1<<40 + 5},
+		{transport.GroupID{Partition: 1}, LeaderInfo{Node: NoLeader, Term: 1}, 1},
 	}
 	got, err := decodeReports(encodeReports(want))
 	if err != nil {
@@ -105,23 +105,54 @@ func TestHighestTermLeads(t *testing.T) {
 	table := newLeaderTable()
 	group := transport.GroupID{Partition: 1}
 	for i, row := range []struct {
-		info LeaderInfo
-		news bool
-		want metadata.NodeID
+		by       metadata.NodeID
+		info     LeaderInfo
+		sequence uint64
+		news     bool
+		want     metadata.NodeID
 	}{
-		{LeaderInfo{Node: 1, Term: 3}, true, 1},
-		{LeaderInfo{Node: 1, Term: 3}, false, 1},
-		{LeaderInfo{Node: 2, Term: 2}, false, 1},
-		{LeaderInfo{Node: NoLeader, Term: 3}, true, NoLeader},
-		{LeaderInfo{Node: 2, Term: 4}, true, 2},
-		{LeaderInfo{Node: NoLeader, Term: 3}, false, 2},
-		{LeaderInfo{Node: 2, Term: 4, InSync: []metadata.NodeID{2}}, true, 2},
+		{1, LeaderInfo{Node: 1, Term: 3}, 1, true, 1},
+		{1, LeaderInfo{Node: 1, Term: 3}, 1, false, 1},
+		{2, LeaderInfo{Node: 2, Term: 2}, 9, false, 1},
+		{2, LeaderInfo{Node: NoLeader, Term: 3}, 9, false, 1}, // of another's term
+		{1, LeaderInfo{Node: NoLeader, Term: 3}, 3, true, NoLeader},
+		{1, LeaderInfo{Node: 1, Term: 3, InSync: []metadata.NodeID{1}}, 2, false, NoLeader}, // said before
+		{2, LeaderInfo{Node: 2, Term: 4}, 1, true, 2},
+		{1, LeaderInfo{Node: NoLeader, Term: 3}, 4, false, 2},
+		{2, LeaderInfo{Node: 2, Term: 4, InSync: []metadata.NodeID{2}}, 2, true, 2},
 	} {
-		if got := table.learn(group, row.info); got != row.news {
+		if got := table.learn(row.by, leaderReport{group, row.info, row.sequence}); got != row.news {
 			t.Errorf("report %d was news: %v, want %v", i, got, row.news)
 		}
 		if info, _ := table.get(group); info.Node != row.want {
 			t.Errorf("after report %d node %d leads, want %d", i, info.Node, row.want)
+		}
+	}
+}
+
+// TestOwnReportsAreNumbered: others must tell the newer of two apart.
+func TestOwnReportsAreNumbered(t *testing.T) {
+	table := newLeaderTable()
+	group := transport.GroupID{Partition: 1}
+	table.learn(2, leaderReport{group, LeaderInfo{Node: 2, Term: 2}, 7})
+	for i, row := range []struct {
+		info     LeaderInfo
+		news     bool
+		sequence uint64
+	}{
+		{LeaderInfo{Node: 1, Term: 1}, false, 0},
+		{LeaderInfo{Node: 1, Term: 2}, false, 0}, // another's term
+		{LeaderInfo{Node: 1, Term: 3}, true, 1},
+		{LeaderInfo{Node: 1, Term: 3}, false, 1},
+		{LeaderInfo{Node: 1, Term: 3, InSync: []metadata.NodeID{1}}, true, 2},
+		{LeaderInfo{Node: NoLeader, Term: 3}, true, 3},
+		{LeaderInfo{Node: 1, Term: 5}, true, 1},
+	} {
+		if got := table.announce(1, group, row.info); got != row.news {
+			t.Errorf("report %d was news: %v, want %v", i, got, row.news)
+		}
+		if report, own := table.saidBy(1, group); own != (row.sequence > 0) || own && report.sequence != row.sequence {
+			t.Errorf("report %d: own %v, sequence %d, want %d", i, own, report.sequence, row.sequence)
 		}
 	}
 }

@@ -54,7 +54,8 @@ type Partition struct {
 	peers     upPeers
 	proposals *proposalTable
 
-	hold sync.Mutex // held by drain for each proposal, and by a transfer throughout
+	hold       sync.Mutex // held by drain for each proposal, and by a transfer throughout
+	announcing sync.Mutex // held by the host while it publishes the role as it is now
 
 	mu          sync.Mutex // guards what follows and restarts; never held while raft is called
 	instance    *instance
