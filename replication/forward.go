@@ -174,14 +174,23 @@ func (m *MetaGroup) askLeader(ctx context.Context, method transport.Method, body
 	return m.config.Mux.Call(ctx, node, class, method, body)
 }
 
-// changeHere takes a command as the leader and returns its encoded result.
+// changeHere takes a command of this node as the leader and returns its encoded
+// result.
 func (m *MetaGroup) changeHere(ctx context.Context, command []byte) ([]byte, error) {
+	return m.changeFrom(ctx, m.node.Identity(), command)
+}
+
+// changeFrom takes a command of a node, named as by its handshake.
+func (m *MetaGroup) changeFrom(ctx context.Context, sender transport.Peer, command []byte) ([]byte, error) {
 	in := m.current()
 	if in == nil || !in.leads() {
 		return nil, m.notLeader()
 	}
 	// What cannot be decoded must not enter the log: it would stop every node.
-	_, cmd, _, err := metadata.DecodeCommand(command)
+	origin, cmd, _, err := metadata.DecodeCommand(command)
+	if err == nil {
+		err = checkSender(sender, origin, cmd)
+	}
 	if err != nil {
 		return nil, &transport.RemoteError{Code: transport.CodeBadRequest, Message: err.Error()}
 	}
@@ -193,6 +202,37 @@ func (m *MetaGroup) changeHere(ctx context.Context, command []byte) ([]byte, err
 		return nil, err
 	}
 	return metadata.EncodeResult(result), nil
+}
+
+// checkSender refuses what a node does not say of itself: the answers of another
+// node's session, another's registration, that another has removed its replicas.
+func checkSender(sender transport.Peer, origin metadata.Origin, cmd metadata.Command) error {
+	about := origin.Node
+	switch c := cmd.(type) {
+	case *metadata.Found:
+		return fmt.Errorf("node %d sends the founding of cluster %s, which only its first leader writes", sender.Node, c.ClusterID)
+	case *metadata.RegisterBroker:
+		if c.Node != sender.Node || c.Incarnation != sender.Incarnation {
+			return fmt.Errorf("node %d (incarnation %s) registers node %d (incarnation %s)", sender.Node, sender.Incarnation, c.Node, c.Incarnation)
+		}
+		if origin != (metadata.Origin{}) {
+			return fmt.Errorf("node %d registers in session %d of node %d: a registration belongs to none", sender.Node, origin.Session, origin.Node)
+		}
+		return nil
+	case *metadata.ConfirmDelete:
+		about = c.Node
+	case *metadata.AllocateProducerIDs:
+		about = c.Node
+	}
+	switch {
+	case origin.Node != sender.Node:
+		return fmt.Errorf("node %d sends a change (%T) of node %d", sender.Node, cmd, origin.Node)
+	case about != sender.Node:
+		return fmt.Errorf("node %d sends a change (%T) on behalf of node %d", sender.Node, cmd, about)
+	case origin.Session == 0 || origin.Sequence == 0:
+		return fmt.Errorf("node %d sends a change (%T) outside of any session: a second copy could not be told", sender.Node, cmd)
+	}
+	return nil
 }
 
 // apply puts a command into the log and waits until it is applied here.
@@ -321,7 +361,9 @@ func (m *MetaGroup) metaMethods() map[transport.Method]transport.Handler {
 	return map[transport.Method]transport.Handler{
 		transport.MethodFounding:   m.handleIntroduction,
 		transport.MethodJoin:       m.handleJoin,
-		transport.MethodMetaChange: func(r *transport.Request) { m.serve(r, m.changeHere) },
+		transport.MethodMetaChange: func(r *transport.Request) {
+			m.serve(r, func(ctx context.Context, command []byte) ([]byte, error) { return m.changeFrom(ctx, r.Peer, command) })
+		},
 		transport.MethodReadIndex:  func(r *transport.Request) { m.serve(r, m.readIndexHere) },
 	}
 }

@@ -388,7 +388,7 @@ func (m *MetaGroup) joinHere(ctx context.Context, peer transport.Peer, body []by
 	case !known:
 		return nil, m.notLeader()
 	case leader == m.node.ID():
-		return m.changeHere(ctx, command)
+		return m.changeFrom(ctx, transport.Peer{Node: newcomer.Node, Incarnation: newcomer.Incarnation}, command)
 	case relayed:
 		return nil, m.notLeader()
 	}
