@@ -16,7 +16,8 @@ import (
 // by index. On an entry it does not know it stops the replica, and applies
 // nothing after it: a replica that guesses diverges.
 type fsm struct {
-	log *log.Log
+	log  *log.Log
+	disk *diskCalls // counts the calls that may wait for the disk; may be nil
 	// moved is called after a batch was applied.
 	moved func()
 	// stop is told once why nothing more is applied.
@@ -50,6 +51,7 @@ func (f *fsm) apply(entry *raft.Log) applied {
 	if f.stopped.Load() {
 		return applied{err: ErrClosed}
 	}
+	defer f.disk.begin()()
 	info, err := f.log.Apply(segment.Index(entry.Index))
 	if err != nil {
 		if f.stopped.CompareAndSwap(false, true) {

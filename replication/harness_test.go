@@ -62,6 +62,7 @@ type trioNode struct {
 	votes     *Votes
 	partition *Partition
 	fatal     error
+	logs      *logBuffer // of the partition, if set before the start
 	// announce is called for each change of role, if set before the start.
 	announce func(*Partition)
 }
@@ -152,10 +153,14 @@ func (n *trioNode) start() {
 	mux := transport.New(transport.Config{Listener: listener, Dial: n.trio.network.Dialer(n.address),
 		Identity: func() transport.Identity { return identity }, Logger: slog.New(slog.DiscardHandler)})
 	router := transport.NewRouter(transport.RouterConfig{Server: mux, OnGroupUp: n.heard})
+	logger := slog.New(slog.DiscardHandler)
+	if n.logs != nil {
+		logger = slog.New(slog.NewTextHandler(n.logs, nil))
+	}
 	p, err := startPartition(partitionConfig{
 		group: n.trio.group, topic: "events", local: transport.ServerID(n.id, n.replica.Incarnation),
 		replicas: n.trio.topic.Partitions[0].Replicas, log: l, stable: votes.Group(n.trio.group),
-		timings: testTimings.withDefaults(), logger: slog.New(slog.DiscardHandler),
+		timings: testTimings.withDefaults(), logger: logger,
 		facade: func() (*transport.Facade, error) {
 			return transport.NewFacade(transport.FacadeConfig{Group: n.trio.group,
 				LocalID: transport.ServerID(n.id, n.replica.Incarnation), Network: mux, Source: frames{l},

@@ -77,19 +77,22 @@ type instance struct {
 	facade    *transport.Facade
 	store     *logStore
 
-	entered sync.WaitGroup // callers of apply
-	gate    sync.Mutex     // guards closing against enter
+	gate    sync.Mutex // guards closing and inside, and the closing of left and quiet
 	closing bool
+	inside  int           // callers of apply
+	left    chan struct{} // closed when it is closing and inside is 0
+	quiet   chan struct{} // closed when it is closing, and inside and pending are 0
 
-	notify  chan bool
-	futures chan pending
-	open    sync.WaitGroup // proposals handed over and not answered
-	pending atomic.Int64   // how many these are
-	current atomic.Pointer[Proposal]
-	failure atomic.Pointer[error] // why StoreLogs poisoned it
-	stopped chan struct{}
-	workers sync.WaitGroup
-	once    sync.Once
+	disk     diskCalls
+	notify   chan bool
+	futures  chan pending
+	pending  atomic.Int64 // proposals handed over and not answered
+	current  atomic.Pointer[Proposal]
+	failure  atomic.Pointer[error] // why StoreLogs poisoned it
+	stopped  chan struct{}
+	answered chan struct{}  // closed when answer has returned
+	workers  sync.WaitGroup // watch
+	once     sync.Once
 }
 
 // pending is a proposal that raft has.
@@ -102,18 +105,21 @@ type pending struct {
 func (p *Partition) newInstance() (in *instance, err error) {
 	in = &instance{
 		partition: p,
+		left:      make(chan struct{}),
+		quiet:     make(chan struct{}),
 		notify:    make(chan bool, 16),
 		futures:   make(chan pending, 4*maxAppendEntries),
 		stopped:   make(chan struct{}),
+		answered:  make(chan struct{}),
 	}
 	if in.facade, err = p.facade(); err != nil {
 		return nil, err
 	}
-	in.store = &logStore{log: p.log, proposals: p.proposals, failed: in.poisoned,
+	in.store = &logStore{log: p.log, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
 	snapshots := &snapshotStore{checkpoint: p.log.Checkpoint()}
-	machine := &fsm{log: p.log, moved: in.moved, stop: p.poisoned}
-	stable := stableStore{p.stable, &in.store.poisoned, &snapshots.started, in.termFailed}
+	machine := &fsm{log: p.log, disk: &in.disk, moved: in.moved, stop: p.poisoned}
+	stable := stableStore{p.stable, &in.disk, &in.store.poisoned, &snapshots.started, in.termFailed}
 	config := raftConfig(p.local, p.timings, raftLogger(p.logger, p.topic, p.group.Partition), in.notify)
 	in.raft, err = newRaft(config, machine, in.store, stable, snapshots, in.facade)
 	if err != nil {
@@ -125,7 +131,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	if err := p.register(in.facade); err != nil {
 		return nil, errors.Join(err, in.raft.Shutdown().Error())
 	}
-	in.workers.Go(in.answer) // watch begins once the instance is the current one
+	go in.answer() // watch begins once the instance is the current one
 	return in, nil
 }
 
@@ -148,11 +154,37 @@ func (in *instance) enter() bool {
 	if in.closing {
 		return false
 	}
-	in.entered.Add(1)
+	in.inside++
 	return true
 }
 
-func (in *instance) leave() { in.entered.Done() }
+func (in *instance) leave() {
+	in.gate.Lock()
+	defer in.gate.Unlock()
+	in.inside--
+	in.emptiedLocked()
+}
+
+// emptiedLocked tells a closing instance who has gone. It is called after each
+// change of what it looks at.
+func (in *instance) emptiedLocked() {
+	if !in.closing || in.inside > 0 {
+		return
+	}
+	closeOnce(in.left)
+	if in.pending.Load() == 0 {
+		closeOnce(in.quiet)
+	}
+}
+
+// closeOnce closes a channel that only the caller's lock guards.
+func closeOnce(ch chan struct{}) {
+	select {
+	case <-ch:
+	default:
+		close(ch)
+	}
+}
 
 // apply hands a proposal to raft, in order; the answer comes through the future.
 func (in *instance) apply(proposal *Proposal) {
@@ -163,13 +195,13 @@ func (in *instance) apply(proposal *Proposal) {
 		handle := binary.BigEndian.AppendUint64(nil, in.partition.proposals.add(proposal))
 		future = in.raft.ApplyLog(raft.Log{Data: proposal.frame, Extensions: handle}, 0)
 	}
-	in.open.Add(1)
 	in.pending.Add(1)
 	in.futures <- pending{proposal, future}
 }
 
 // answer waits for raft's futures in order and resolves the proposals.
 func (in *instance) answer() {
+	defer close(in.answered)
 	for p := range in.futures {
 		in.current.Store(p.proposal)
 		if p.proposal.barrier {
@@ -179,7 +211,9 @@ func (in *instance) answer() {
 			in.partition.settle(p.proposal, result, err)
 		}
 		in.pending.Add(-1)
-		in.open.Done()
+		in.gate.Lock()
+		in.emptiedLocked()
+		in.gate.Unlock()
 	}
 }
 
@@ -245,54 +279,86 @@ func (in *instance) poisoned(err error) {
 	in.partition.poisoned(err)
 }
 
-// closeGrace bounds how long close waits for raft to answer what it has; raft
-// leaves futures without an answer when it is shut down with entries in its
-// channels (measured), so they are let through first.
+// closeGrace bounds how long close waits for raft to answer what it has, unless
+// raft waits for the disk; it is also when close says that it waits.
 const closeGrace = 2 * time.Second
 
-// close stops raft and joins everything the instance started.
+// close stops raft and joins everything the instance started. It waits for a disk
+// that does not answer as long as it takes, and says so: raft's goroutines cannot
+// be joined before.
 func (in *instance) close() {
 	in.once.Do(in.shutdown)
 }
 
 func (in *instance) shutdown() {
+	report := time.AfterFunc(closeGrace, in.reportStuck)
+	defer report.Stop()
 	in.gate.Lock()
 	in.closing = true
+	in.emptiedLocked()
 	in.gate.Unlock()
-
-	answered := make(chan struct{})
-	go func() {
-		in.entered.Wait()
-		in.open.Wait()
-		close(answered)
-	}()
-	select {
-	case <-answered:
-	case <-time.After(closeGrace):
-	}
+	in.awaitQuiet()
 	done := in.raft.Shutdown()
 	in.facade.Close()
 	if err := done.Error(); err != nil {
 		in.partition.logger.Warn("raft did not stop cleanly", "topic", in.partition.topic, "err", err)
 	}
-	in.entered.Wait()
+	<-in.left
 	close(in.futures)
 	close(in.stopped)
-	joined := make(chan struct{})
-	go func() {
-		in.workers.Wait()
-		close(joined)
-	}()
+	in.workers.Wait()
 	select {
-	case <-joined:
+	case <-in.answered:
 	case <-time.After(closeGrace):
 		in.abandon()
 	}
 }
 
-// abandon answers what raft never will: its future hangs, and with it the
-// goroutine that waits for it.
+// awaitQuiet lets raft answer what it was handed: shut down with entries in its
+// channels it leaves their futures without an answer (measured), and whoever waits
+// for one of these waits for ever. While raft is in a call to the disk it can
+// answer nothing, and could not be stopped either.
+func (in *instance) awaitQuiet() {
+	for {
+		select {
+		case <-in.quiet:
+			return
+		case <-time.After(closeGrace):
+		}
+		if !in.disk.underWay() {
+			return
+		}
+	}
+}
+
+// reportStuck names the replica that keeps the broker from stopping.
+func (in *instance) reportStuck() {
+	in.partition.logger.Warn("replica is slow to stop", "topic", in.partition.topic, "partition", in.partition.group.Partition,
+		"waits_for_disk", in.disk.underWay(), "unanswered", in.pending.Load(), "after", closeGrace)
+}
+
+// diskCalls counts what raft's goroutines have under way with the disk. The nil
+// pointer counts nothing.
+type diskCalls struct{ count atomic.Int32 }
+
+// begin counts a call until the returned function is called.
+func (d *diskCalls) begin() (end func()) {
+	if d == nil {
+		return func() {}
+	}
+	d.count.Add(1)
+	return func() { d.count.Add(-1) }
+}
+
+func (d *diskCalls) underWay() bool { return d.count.Load() > 0 }
+
+// abandon answers what raft never will: after a term could not be stored its main
+// goroutine is gone, and with it whoever would answer what was in its channel. The
+// one goroutine that waits for such a future stays behind until the process ends,
+// which a disk that stores no terms makes it do.
 func (in *instance) abandon() {
+	in.partition.logger.Warn("raft left proposals without an answer: one goroutine stays behind until the process ends",
+		"topic", in.partition.topic, "partition", in.partition.group.Partition, "unanswered", in.pending.Load())
 	if p := in.current.Load(); p != nil {
 		in.partition.settle(p, Result{}, ErrUnknownOutcome)
 	}

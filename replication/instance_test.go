@@ -3,8 +3,10 @@ package replication
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/log"
 	"github.com/millrace/millrace/segment"
@@ -115,5 +117,60 @@ func TestFrameThatIsNotABatchIsRefused(t *testing.T) {
 	}
 	if err := n.partition.Failed(); err != nil {
 		t.Errorf("the replica is out of its group: %v", err)
+	}
+}
+
+// TestStuckDiskIsWaitedFor: raft that is shut down while it sits in an append leaves
+// what it was handed meanwhile without an answer, for ever, and whoever waits for that.
+func TestStuckDiskIsWaitedFor(t *testing.T) {
+	g := newTrio(t)
+	n := g.leader()
+	n.stop()
+	n.logs = &logBuffer{}
+	n.start()
+	eventually(t, "its turn to lead", func() bool {
+		if in := n.partition.current(); in != nil {
+			_ = in.facade.Campaign(t.Context())
+		}
+		return n.role().Ready
+	})
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	stall := n.fs.Inject(crashfs.Fault{Op: crashfs.OpWrite, PathContains: "/topics/", Repeat: true, Stall: release})
+	p := n.partition
+	var proposals []*Proposal
+	for v := range uint64(20) {
+		proposals = append(proposals, p.Propose(t.Context(), batch(-1, -1, -1, v), Guard{}))
+		if v == 0 {
+			eventually(t, "the stalled append", func() bool { return stall.Fired() > 0 })
+		}
+	}
+	in := p.current()
+	eventually(t, "raft to have them", func() bool { return in.pending.Load() == int64(len(proposals)) })
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		n.stop()
+	}()
+	eventually(t, "a word about the wait", func() bool { return n.logs.has("waits_for_disk=true") })
+	<-time.After(closeGrace / 10) // past the moment at which raft is shut down if it is not waited for
+	for _, proposal := range proposals {
+		select {
+		case <-proposal.Done():
+			t.Error("a proposal was answered though nobody knows what came of it")
+		default:
+		}
+	}
+	stall.Remove()
+	goOn()
+	<-stopped
+	for _, proposal := range proposals {
+		<-proposal.Done()
+	}
+	select {
+	case <-in.answered:
+	default:
+		t.Error("a goroutine waits for an answer that never comes")
 	}
 }

@@ -23,6 +23,7 @@ var errPoisoned = errors.New("the raft instance stopped after a failed append")
 type logStore struct {
 	log       *log.Log
 	proposals *proposalTable
+	disk      *diskCalls // counts the calls that may wait for the disk; may be nil
 	// appended is told about each fresh entry once it is durable or refused.
 	appended func(*Proposal)
 	// failed is told once about the error that poisoned the instance; it must
@@ -78,6 +79,7 @@ func (s *logStore) StoreLogs(entries []*raft.Log) error {
 	if s.poisoned.Load() {
 		return errPoisoned
 	}
+	defer s.disk.begin()()
 	fresh, err := s.append(entries)
 	for _, p := range fresh {
 		s.appended(p)

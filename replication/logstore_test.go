@@ -143,7 +143,7 @@ func TestPoisonedInstanceNeitherCutsNorVotes(t *testing.T) {
 	must(t, votes.Register(group, 1))
 	var started atomic.Bool
 	started.Store(true)
-	stable := stableStore{votes.Group(group), &s.poisoned, &started, func(err error) { t.Errorf("a term was not stored: %v", err) }}
+	stable := stableStore{votes.Group(group), nil, &s.poisoned, &started, func(err error) { t.Errorf("a term was not stored: %v", err) }}
 	must(t, stable.SetUint64([]byte("CurrentTerm"), 3))
 	s.poison(vfs.ErrNoSpace)
 	if err := s.DeleteRange(2, 2); !errors.Is(err, errPoisoned) {

@@ -16,6 +16,8 @@ import (
 // runs, the error is returned, and the panic is caught by newRaft.
 type stableStore struct {
 	raft.StableStore
+	// disk counts the calls that may wait for the disk; may be nil.
+	disk *diskCalls
 	// poisoned says that the instance must not vote any more.
 	poisoned *atomic.Bool
 	// started says that NewRaft has returned.
@@ -29,12 +31,15 @@ func (s stableStore) Set(key, value []byte) error {
 	if s.poisoned.Load() {
 		return errPoisoned
 	}
+	defer s.disk.begin()()
 	return s.StableStore.Set(key, value)
 }
 
 // SetUint64 implements raft.StableStore: the current term, and the term of a vote.
 func (s stableStore) SetUint64(key []byte, value uint64) error {
+	end := s.disk.begin()
 	err := s.StableStore.SetUint64(key, value)
+	end()
 	if err == nil || !s.started.Load() {
 		return err
 	}
