@@ -51,6 +51,9 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 // awaitSuccessor waits until a follower holds the last entry, and no other can come
 // in behind it: what raft was handed has its place in the log, and the queue is held.
 func (p *Partition) awaitSuccessor(ctx context.Context, in *instance, to metadata.NodeID, up func(metadata.NodeID) bool) (raft.ServerID, error) {
+	if !p.hasCandidate(to, up) {
+		return "", ErrNoSuccessor // a single node stops without waiting for anybody
+	}
 	ctx, cancel := context.WithTimeout(ctx, transferCatchUp)
 	defer cancel()
 	var target raft.ServerID
@@ -65,6 +68,16 @@ func (p *Partition) awaitSuccessor(ctx context.Context, in *instance, to metadat
 		return "", ErrNoSuccessor
 	}
 	return target, nil
+}
+
+// hasCandidate reports whether any other replica could take over at all.
+func (p *Partition) hasCandidate(to metadata.NodeID, up func(metadata.NodeID) bool) bool {
+	for _, r := range p.replicas {
+		if transport.ServerID(r.Node, r.Incarnation) != p.local && up(r.Node) && (to == NoLeader || to == r.Node) {
+			return true
+		}
+	}
+	return false
 }
 
 // inStep is a follower that acknowledged everything, in order of preference.
