@@ -43,7 +43,7 @@ func TestReplicaIsSilentBeforeThisStartIsRegistered(t *testing.T) {
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
 	n := c.nodes[2]
-	eventually(t, "the replica of the last node", func() bool { _, ok := n.host.Partition(topic.ID, 0); return ok })
+	n.hasReplica(topic, 0)
 	n.stop()
 	var hear []func()
 	for _, peer := range c.nodes[:2] {
@@ -66,10 +66,7 @@ func TestReplicaIsSilentBeforeThisStartIsRegistered(t *testing.T) {
 	for _, h := range hear {
 		h()
 	}
-	eventually(t, "the replica once the start is registered", func() bool {
-		_, runs := n.host.Partition(topic.ID, 0)
-		return runs
-	})
+	n.hasReplica(topic, 0)
 }
 
 // TestDiskThatBecomesAnotherEndsTheBroker: its replicas have spoken for the disk it
@@ -93,7 +90,7 @@ func TestNothingIsRemovedBeforeTheNodeCaughtUp(t *testing.T) {
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
 	n := c.nodes[2]
-	eventually(t, "the replica of the last node", func() bool { _, ok := n.host.Partition(topic.ID, 0); return ok })
+	n.hasReplica(topic, 0)
 	n.stop()
 	stranger := "/data/topics/orders/7-" + segment.NewTopicID().String()
 	must(t, n.fs.MkdirAll(stranger))

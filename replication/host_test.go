@@ -192,6 +192,15 @@ func (n *hostNode) failedWith(topic *metadata.Topic, p int32, want error) {
 	})
 }
 
+// hasReplica waits until a node runs its replica.
+func (n *hostNode) hasReplica(topic *metadata.Topic, p int32) {
+	n.cluster.Helper()
+	eventually(n.cluster.T, "a replica to run", func() bool {
+		_, ok := n.host.Partition(topic.ID, p)
+		return ok
+	})
+}
+
 func (n *hostNode) folder(topic *metadata.Topic, p int32) string {
 	return filepath.Join("/data/topics", topic.Name, fmt.Sprintf("%d-%s", p, topic.ID))
 }
@@ -246,6 +255,7 @@ func TestLostFolderStaysOutOfItsGroup(t *testing.T) {
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
 	n := c.nodes[1]
+	n.hasReplica(topic, 0)
 	n.stop()
 	must(t, n.fs.RemoveAll(n.folder(topic, 0)))
 	n.start()
@@ -261,6 +271,7 @@ func TestLostVoteRecordStaysOutOfItsGroup(t *testing.T) {
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
 	n := c.nodes[1]
+	n.hasReplica(topic, 0)
 	n.stop()
 	must(t, n.fs.Remove("/data/votes.log"))
 	n.start()
@@ -278,6 +289,7 @@ func TestWipedNodeIsNotItsOldSelf(t *testing.T) {
 	c := newHosts(t, 3)
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
+	c.nodes[1].hasReplica(topic, 0)
 	before := c.nodes[1].host.Incarnation()
 	c.nodes[1].stop()
 	c.nodes[1].fs = crashfs.New(99)

@@ -28,6 +28,10 @@ var (
 	// Such a replica forgot what it acknowledged or voted for, and must not speak
 	// for its old self (DESIGN 4.4).
 	ErrLostReplica = errors.New("the replica's folder or vote record is lost")
+	// ErrVotesInDoubt: the end of the file of votes was cut at a place where a vote
+	// may have been that somebody was promised (see Votes). The replica might vote
+	// twice in a term, so it stays out for good; it counts as lost.
+	ErrVotesInDoubt = errors.New("the replica's last vote may be lost")
 	// ErrReplacedDisk: the metadata group found this disk to be an old copy.
 	ErrReplacedDisk = errors.New("the data folder is no longer the broker it was")
 	// ErrUncertainEnd: the end of the replica's log was cut at a place where a
@@ -285,6 +289,10 @@ func (h *Host) open(opened []assignment) error {
 func (h *Host) openReplica(a assignment) (*Partition, error) {
 	if a.replica.NodeIncarnation != h.node.Incarnation() {
 		return nil, fmt.Errorf("%w: the metadata names another incarnation of this node, whose disk was replaced", ErrLostReplica)
+	}
+	if h.votes.InDoubt(a.group()) {
+		return nil, fmt.Errorf("%w: %w: the end of votes.log was damaged and cut; what was cut is kept as votes.log%s",
+			ErrLostReplica, ErrVotesInDoubt, votesTornSuffix)
 	}
 	incarnation, voted := h.votes.Incarnation(a.group())
 	if !voted || incarnation != a.replica.Incarnation {

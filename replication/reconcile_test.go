@@ -1,6 +1,9 @@
 package replication
 
 import (
+	"bytes"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/millrace/millrace/segment/vfs"
@@ -115,11 +118,39 @@ func TestUncertainEndStaysOutOfItsGroup(t *testing.T) {
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
 	n := c.nodes[1]
+	n.hasReplica(topic, 0)
 	n.stop()
 	must(t, vfs.WriteFile(n.fs, n.folder(topic, 0)+"/00000000000000000000-100.torn", []byte("cut")))
 	for range 2 {
 		n.start()
 		n.failedWith(topic, 0, ErrUncertainEnd)
+		c.produce(topic, 0, 2)
+		n.stop()
+	}
+}
+
+// TestVoteInDoubtStaysOutOfItsGroup: the operator is told that it is the file of votes
+// that is damaged, not missing, and where the rest of it is.
+func TestVoteInDoubtStaysOutOfItsGroup(t *testing.T) {
+	c := newHosts(t, 3)
+	topic := c.create("orders", 1)
+	c.produce(topic, 0, 1)
+	n := c.nodes[1]
+	n.hasReplica(topic, 0)
+	n.stop()
+	data, err := vfs.ReadFile(n.fs, "/data/votes.log", votesMaxFile)
+	must(t, err)
+	end := len(bytes.TrimRight(data, "\x00")) // of the last round
+	must(t, n.fs.FlipBit("/data/votes.log", int64(end-1)*8))
+	for range 2 {
+		n.start()
+		n.failedWith(topic, 0, ErrLostReplica)
+		if err := n.host.ReplicaFailed(topic.ID, 0); !errors.Is(err, ErrVotesInDoubt) || !strings.Contains(err.Error(), "votes.log.torn") {
+			t.Errorf("the reason is: %v", err)
+		}
+		if _, err := n.fs.Stat("/data/votes.log.torn"); err != nil {
+			t.Errorf("what was cut is not there: %v", err)
+		}
 		c.produce(topic, 0, 2)
 		n.stop()
 	}
