@@ -116,7 +116,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 	h.context, h.cancel = context.WithCancel(context.Background())
 	if err := h.openParts(ctx); err != nil {
 		h.cancel()
-		return nil, errors.Join(err, h.closeParts())
+		return nil, errors.Join(err, h.closeParts(), h.closeNode())
 	}
 	h.workers.Add(4)
 	go h.reconcileLoop()
@@ -317,11 +317,13 @@ func (h *Host) close(clean bool) (err error) {
 		h.workers.Wait()
 		partitions := h.allPartitions()
 		errs := parallel(partitions, func(p *Partition) error { return p.Close() })
-		err = errors.Join(errs...)
+		err = errors.Join(errors.Join(errs...), h.closeParts())
+		// The last durable thing: what was written behind the mark, or failed there,
+		// would count as stopped cleanly.
 		if clean && err == nil && (h.recovered() || h.node.CleanStop()) {
 			err = h.node.MarkClean()
 		}
-		err = errors.Join(err, h.closeParts())
+		err = errors.Join(err, h.closeNode())
 	})
 	return err
 }
@@ -337,6 +339,7 @@ func (h *Host) recovered() bool {
 	return len(h.failedReplicas()) == 0
 }
 
+// closeParts closes everything but the identity of the data folder.
 func (h *Host) closeParts() error {
 	var errs []error
 	if h.meta != nil {
@@ -354,8 +357,13 @@ func (h *Host) closeParts() error {
 	if h.votes != nil {
 		errs = append(errs, h.votes.Close())
 	}
-	if h.node != nil {
-		errs = append(errs, h.node.Close())
-	}
 	return errors.Join(errs...)
+}
+
+// closeNode unlocks the data folder.
+func (h *Host) closeNode() error {
+	if h.node == nil {
+		return nil
+	}
+	return h.node.Close()
 }

@@ -384,3 +384,40 @@ func TestDeletedTopicLeavesNothing(t *testing.T) {
 		t.Errorf("the new topic holds %v, want value 2 alone", got)
 	}
 }
+
+// TestCleanStopMarkComesLast: what is written behind the mark and lost in a power cut,
+// or fails there, would be taken for what a graceful stop had on the disk.
+func TestCleanStopMarkComesLast(t *testing.T) {
+	c := newHosts(t, 3)
+	topic := c.create("orders", 1)
+	c.produce(topic, 0, 1)
+	for _, n := range c.nodes {
+		n.hasReplica(topic, 0)
+	}
+	var leader *hostNode
+	eventually(t, "a leader of the metadata group", func() bool {
+		for _, n := range c.nodes {
+			if id, ok := n.host.Meta().Leader(); ok {
+				leader = c.nodes[id-1]
+			}
+		}
+		return leader != nil
+	})
+	c.ready()
+	trace := leader.fs.Trace() // the one that writes most: it hands the group's leadership over
+	must(t, leader.host.Shutdown(t.Context()))
+	leader.host = nil
+	var after []string // what became durable behind the last writing of node.json
+	marked := false
+	for _, e := range trace.Stop() {
+		switch node := strings.Contains(e.Path, "node.json") || e.Path == "/data"; {
+		case e.Op == crashfs.OpRename && node:
+			marked, after = true, nil
+		case !node && (e.Op == crashfs.OpWrite || e.Op == crashfs.OpSync || e.Op == crashfs.OpSyncDir || e.Op == crashfs.OpRename):
+			after = append(after, fmt.Sprint(e.Op, " ", e.Path))
+		}
+	}
+	if !marked || len(after) > 0 {
+		t.Errorf("mark written: %v, and behind it: %q", marked, after)
+	}
+}
