@@ -74,7 +74,10 @@ func (s *logStore) StoreLog(entry *raft.Log) error { return s.StoreLogs([]*raft.
 
 // StoreLogs implements raft.LogStore: it judges and stamps fresh entries, checks
 // those of a leader, writes once, syncs once, and is atomic. On return the
-// entries are durable here; on an error none of them ever was visible.
+// entries are durable here. After log.ErrNoSpace none of them is there or ever was
+// visible. After a *log.FatalError nothing is known: the index is written behind
+// the sync, so all of them may be durable and visible already. That ends the
+// process; what raft is told here, that they failed, then no longer matters.
 func (s *logStore) StoreLogs(entries []*raft.Log) error {
 	if s.poisoned.Load() {
 		return errPoisoned

@@ -22,7 +22,8 @@ type Network interface {
 	// It fails at once with ErrPeerDown if the node is down, with
 	// ErrConnectionLost if it goes down before the answer, with a *RemoteError if
 	// the node answered with an error. The parts of the body are sent one after
-	// the other and are not changed or kept.
+	// the other without a copy, and when ctx ends they may be sent later, or be
+	// under way: they must never be changed, whatever Call has returned.
 	Call(ctx context.Context, node metadata.NodeID, class Class, method Method, body ...[]byte) ([]byte, error)
 	// Up reports whether the node can be called now.
 	Up(node metadata.NodeID) bool
@@ -34,8 +35,8 @@ type Source interface {
 	// ReadEntries returns the frames of up to count entries from first on, back to
 	// back, whole, of at most maxBytes together unless the first alone is larger;
 	// at least one entry, or an error. Index and term of each were checked after
-	// the bytes were read, and nothing was cut meanwhile. The bytes are not changed
-	// afterwards.
+	// the bytes were read, and nothing was cut meanwhile. The bytes are never changed
+	// afterwards, by anybody: the network may still send them when the call is over.
 	ReadEntries(first segment.Index, count, maxBytes int) (frames []byte, entries []EntryHeader, err error)
 }
 
