@@ -8,7 +8,7 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race demo cluster cluster-down cluster-clean soak proof strace-proof fuzz lint
+.PHONY: help build test race demo cluster cluster-down cluster-clean soak proof strace-proof interop fuzz lint
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ proof: ## produce a gigabyte and prove that the segment files are the log
 
 strace-proof: build ## prove by system calls: a sync before each answer, sendfile for consumers
 	@testdata/scripts/strace-proof bin/millrace
+
+interop: ## produce and consume with kcat (librdkafka), which it installs, in all codecs
+	$(GO) test -count=1 -tags interop -timeout 5m $(GOTESTFLAGS) ./cmd/internal/interop
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
