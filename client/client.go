@@ -106,10 +106,9 @@ func (c *Client) Kgo() *kgo.Client { return c.kgo }
 // Admin administers topics with this client's connections.
 func (c *Client) Admin() *Admin { return &Admin{client: c, kadm: kadm.NewClient(c.kgo)} }
 
-// Close sends what is buffered (for at most ten seconds), ends all
-// subscriptions, and closes the connections. Its error tells that buffered
-// records were dropped, or of a subscription's last commit. Closing twice is
-// fine.
+// Close ends all subscriptions, sends what is buffered (for at most ten seconds
+// each), and closes the connections. Its error tells that buffered records were
+// dropped, or of a subscription's last commit. Closing twice is fine.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -123,10 +122,12 @@ func (c *Client) Close() error {
 	}
 	c.mu.Unlock()
 
-	var errs []error
-	for _, s := range open {
-		errs = append(errs, s.Close())
+	errs := make([]error, len(open))
+	var closing sync.WaitGroup // together: a cluster that is gone costs its time-out once
+	for i, s := range open {
+		closing.Go(func() { errs[i] = s.Close() })
 	}
+	closing.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	if err := c.kgo.Flush(ctx); err != nil {

@@ -18,6 +18,9 @@ func (s *Subscription) NarrowTo(partition int32, every time.Duration) {
 	s.kgo.RemoveConsumePartitions(gone)
 }
 
+// CloseWithin sets what bounds Close.
+func (s *Subscription) CloseWithin(d time.Duration) { s.closeTimeout = d }
+
 // Pending counts the records at hand by partition.
 func (s *Subscription) Pending() map[int32]int {
 	s.mu.Lock()

@@ -124,7 +124,7 @@ func (c *Client) Subscribe(ctx context.Context, options ...SubscribeOption) (*Su
 		return nil, ErrClosed
 	}
 	s := newSubscription(c, cfg)
-	opts := c.config.base()
+	opts := append(c.config.base(), kgo.WithContext(s.life))
 	if cfg.committed {
 		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	}

@@ -33,13 +33,16 @@ type Subscription struct {
 	horizon *horizon // nil: the loop has no end of its own
 
 	growthInterval time.Duration
+	closeTimeout   time.Duration
 
 	// turn is held by the loop while its body works on a record, and by the
 	// callback of a rebalance that takes partitions away: so a partition never
 	// changes hands in the middle of a turn, and what the turn finished is in
 	// the commit that the callback makes.
 	turn    chan struct{}
-	closing chan struct{} // closed by Close: callbacks no longer wait for the loop
+	closing chan struct{}   // closed by Close: callbacks no longer wait for the loop
+	life    context.Context // of all requests; ended by Close, at the latest when its time is over
+	end     context.CancelFunc
 	ended   chan struct{} // closed when Close is done
 	close   sync.Once
 	ranged  atomic.Bool
@@ -52,9 +55,12 @@ type Subscription struct {
 }
 
 func newSubscription(c *Client, cfg subscribeConfig) *Subscription {
+	life, end := context.WithCancel(context.Background())
 	return &Subscription{
+		life: life, end: end,
 		client: c, config: cfg,
 		growthInterval: growthInterval,
+		closeTimeout:   closeTimeout,
 		turn:           make(chan struct{}, 1),
 		closing:        make(chan struct{}),
 		ended:          make(chan struct{}),
@@ -311,17 +317,26 @@ func (s *Subscription) Buffered() int {
 // Close commits what was finished (in a group, unless [CommitManually]), leaves
 // the group and closes the connections; a loop that still runs ends with
 // [ErrClosed]. It gives the error of the last commit: positions that were not
-// committed are read again by the next member. Closing again gives the same.
+// committed are read again by the next member. It waits for at most ten seconds for
+// a cluster that does not answer. Closing again gives the same.
 func (s *Subscription) Close() error {
 	s.close.Do(func() {
-		close(s.closing)
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.closeTimeout)
 		defer cancel()
+		// franz-go leaves a group without a bound, and waits for a commit by the
+		// callback below: where nobody answers, both end with the time of Close.
+		defer context.AfterFunc(ctx, s.end)()
+		close(s.closing)
 		if s.config.group != "" && s.config.commitEvery > 0 {
 			s.commit(ctx)
 		}
-		leaveErr := s.kgo.LeaveGroupContext(ctx)
+		// Both calls wait for the leave, which ends with the life; a wait that was
+		// given up would leave the goroutine of franz-go behind that does it.
+		leaveErr := s.kgo.LeaveGroupContext(context.WithoutCancel(ctx))
 		s.kgo.CloseAllowingRebalance()
+		// The leave of the second call waits at the gate that polls shut.
+		s.kgo.AllowRebalance()
+		s.end()
 		s.client.forget(s)
 		s.mu.Lock()
 		s.closeErr = s.commitErr
