@@ -162,9 +162,7 @@ func (n *trioNode) start() {
 		replicas: n.trio.topic.Partitions[0].Replicas, log: l, stable: votes.Group(n.trio.group),
 		timings: testTimings.withDefaults(), logger: logger,
 		facade: func() (*transport.Facade, error) {
-			return transport.NewFacade(transport.FacadeConfig{Group: n.trio.group,
-				LocalID: transport.ServerID(n.id, n.replica.Incarnation), Network: mux, Source: frames{l},
-				LastKnownCommitted: l.Applied, Logger: slog.New(slog.DiscardHandler)})
+			return newFacade(n.trio.group, transport.ServerID(n.id, n.replica.Incarnation), mux, l, slog.New(slog.DiscardHandler))
 		},
 		register: router.Register,
 		fatal: func(err error) {

@@ -174,3 +174,38 @@ func TestStuckDiskIsWaitedFor(t *testing.T) {
 		t.Error("a goroutine waits for an answer that never comes")
 	}
 }
+
+// TestCommittedAndNotYetAppliedIsNotCut: raft applies in a goroutine of its own, which
+// may wait for the disk. What a follower was told is committed must not be cut then.
+func TestCommittedAndNotYetAppliedIsNotCut(t *testing.T) {
+	g := newTrio(t)
+	leader := g.leader()
+	follower := g.nodes[int(leader.id)%3]
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	stall := follower.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "checkpoint", Repeat: true, Stall: release})
+	append300K := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), testWait)
+		defer cancel()
+		frame := segment.Build([]segment.Record{{Value: make([]byte, 300<<10)}}, segment.BuildOptions{})
+		_, err := await(ctx, leader.partition.Propose(ctx, frame, Guard{}))
+		must(t, err)
+	}
+	for range 6 { // more than a segment: a roll makes a checkpoint due, written in the course of Apply
+		append300K()
+	}
+	eventually(t, "a checkpoint that waits", func() bool { return stall.Fired() > 0 })
+	l, in := follower.partition.log, follower.partition.current()
+	applied := l.Applied()
+	append300K()
+	eventually(t, "a commit index above what is applied", func() bool { return in.raft.CommitIndex() > uint64(applied) })
+	append300K() // the request after the one that brought the commit index
+	eventually(t, "the next request", func() bool { return l.LastIndex() == leader.partition.log.LastIndex() })
+	if err := l.CutFrom(applied + 1); !errors.Is(err, log.ErrCommitted) {
+		t.Errorf("cutting entry %d of %d committed ones: %v", applied+1, in.raft.CommitIndex(), err)
+	}
+	goOn()
+	g.inStep()
+}

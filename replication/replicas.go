@@ -1,7 +1,10 @@
 package replication
 
 import (
+	"log/slog"
 	"sync"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/log"
 	"github.com/millrace/millrace/replication/metadata"
@@ -103,15 +106,20 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 		fatal:    h.fatal,
 		announce: h.announce,
 		facade: func() (*transport.Facade, error) {
-			return transport.NewFacade(transport.FacadeConfig{
-				Group: a.group(), LocalID: local, Network: h.mux, Source: frames{l},
-				LastKnownCommitted: l.Applied, Logger: h.logger,
-			})
+			return newFacade(a.group(), local, h.mux, l, h.logger)
 		},
 		register:  h.router.Register,
 		up:        h.mux.Up,
 		restarted: h.tellPeers,
 	}
+}
+
+// newFacade makes the transport of one raft instance on a partition's log.
+func newFacade(group transport.GroupID, local raft.ServerID, network transport.Network, l *log.Log, logger *slog.Logger) (*transport.Facade, error) {
+	return transport.NewFacade(transport.FacadeConfig{
+		Group: group, LocalID: local, Network: network, Source: frames{l},
+		LastKnownCommitted: l.Applied, OnCommitted: l.NoteCommitted, Logger: logger,
+	})
 }
 
 // followPeers keeps a link to every other broker, learns their addresses, and

@@ -89,6 +89,10 @@ type FacadeConfig struct {
 	// LastKnownCommitted is an index below which the log holds only committed
 	// entries, beside what raft says: that of the checkpoint. May be nil.
 	LastKnownCommitted func() segment.Index
+	// OnCommitted is told, before the answer goes out, that a leader's request which
+	// raft accepted proves everything up to index to be committed, and that this log
+	// holds it. May be nil.
+	OnCommitted func(index segment.Index)
 	// OnMatch is told, in raft's replication goroutine, that a follower has
 	// acknowledged everything up to index in this leader's term. May be nil.
 	OnMatch func(follower raft.ServerID, index segment.Index)

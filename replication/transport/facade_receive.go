@@ -8,6 +8,8 @@ import (
 	"io"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/segment"
 )
 
 // Codes of the errors with which a group's requests are answered. Numbers are
@@ -142,8 +144,22 @@ func (f *Facade) receiveAppend(ctx context.Context, sender raft.ServerID, r *wir
 	if !ok {
 		return nil, fmt.Errorf("raft answered an AppendEntries with %T", answer)
 	}
+	f.noteCommitted(args, resp)
 	f.hint(args, resp)
 	return encodeAppendReply(resp), nil
+}
+
+// noteCommitted passes on what an accepted request proves to be committed: the
+// commit index as it was clamped. Raft applies it in a goroutine of its own, and
+// until it has come to that the log would not know what it must refuse to cut. A
+// request that was refused proves nothing, not even where its own term's leader
+// and this log agree; and what a silenced instance accepts may rest on entries that
+// it no longer has.
+func (f *Facade) noteCommitted(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
+	if f.config.OnCommitted == nil || f.ctx.Err() != nil || !resp.Success || resp.Term != args.Term || args.LeaderCommitIndex == 0 {
+		return
+	}
+	f.config.OnCommitted(segment.Index(args.LeaderCommitIndex))
 }
 
 // clampCommit bounds the commit index of a request by what the request proves:

@@ -65,8 +65,9 @@ func TestCommitIsClamped(t *testing.T) {
 	network := newFakeNetwork(t)
 	leader := newEndpoint(t, network, 1, FacadeConfig{Source: log})
 	leader.Bind(leading(1, 5))
-	follower := newEndpoint(t, network, 2, FacadeConfig{Source: log})
 	var got uint64
+	var noted segment.Index
+	follower := newEndpoint(t, network, 2, FacadeConfig{Source: log, OnCommitted: func(i segment.Index) { noted = i }})
 	follower.answer(t, func(command any) any {
 		got = command.(*raft.AppendEntriesRequest).LeaderCommitIndex
 		return accepts(command)
@@ -81,6 +82,33 @@ func TestCommitIsClamped(t *testing.T) {
 		}
 		if got != test.want {
 			t.Errorf("%+v: raft got commit index %d", test, got)
+		}
+		if noted != segment.Index(test.want) {
+			t.Errorf("%+v: the log was told %d", test, noted)
+		}
+		noted = 0
+	}
+}
+
+// TestRefusedRequestProvesNoCommit: the log must not refuse to cut what a request named
+// that raft did not accept; this replica's entries up to there may be others.
+func TestRefusedRequestProvesNoCommit(t *testing.T) {
+	network := newFakeNetwork(t)
+	leader := newEndpoint(t, network, 1, FacadeConfig{Source: &memLog{}})
+	leader.Bind(leading(7, 5))
+	follower := newEndpoint(t, network, 2, FacadeConfig{Source: &memLog{}, OnCommitted: func(i segment.Index) {
+		t.Errorf("the log was told that %d is committed", i)
+	}})
+	answers := []raft.AppendEntriesResponse{
+		{Term: 7, Success: false, LastLog: 5}, // the entry before is another
+		{Term: 8, Success: false, LastLog: 5}, // of an earlier term
+		{Term: 8, Success: true, LastLog: 5},
+	}
+	next := 0
+	follower.answer(t, func(any) any { next++; return &answers[next-1] })
+	for range answers {
+		if _, err := leader.appendTo(2, &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 4, PrevLogTerm: 6, LeaderCommitIndex: 4}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
