@@ -8,8 +8,8 @@
 //
 //	demo: ok acked=N consumed=N lost=0 duplicated=0 out_of_order=0 gap_ms=N rate_mb_s=N
 //
-// or "demo: FAILED ..." and a non-zero exit code. Nothing is left running or on
-// disk, however it ends.
+// or "demo: FAILED ..." and a non-zero exit code, 130 after Ctrl-C. Nothing is left
+// running or on disk, however it ends.
 //
 // The files: corpus.go makes events of the examples, load.go produces them,
 // members.go reads them, victim.go kills and restarts the broker, report.go
@@ -45,6 +45,8 @@ const (
 	stopLimit = 4 * time.Second
 	// portTries is how often another program may snatch a free port.
 	portTries = 3
+	// exitInterrupted is the exit code after Ctrl-C.
+	exitInterrupted = 130
 )
 
 // options are the flags.
@@ -61,13 +63,15 @@ func main() {
 	flag.StringVar(&o.events, "events", "testdata/events/github.ndjson.gz", "the `file` of example events")
 	flag.IntVar(&o.count, "count", 50_000, "how many events")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGHUP, too: a terminal that is closed must leave nothing behind.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	line, err := run(ctx, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted")
-		}
+	switch {
+	case ctx.Err() != nil:
+		fmt.Println("demo: FAILED interrupted")
+		os.Exit(exitInterrupted)
+	case err != nil:
 		fmt.Printf("demo: FAILED %v\n", err)
 		os.Exit(1)
 	}
@@ -98,9 +102,13 @@ func run(ctx context.Context, o options) (line string, err error) {
 		return "", err
 	}
 	defer func() {
-		// Graceful for a moment, then not: the data is thrown away anyhow.
-		stopping, cancel := context.WithTimeout(context.Background(), stopLimit)
+		// Graceful for a moment, then not: the data is thrown away anyhow. Nobody
+		// wants to wait for that after Ctrl-C.
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 		defer cancel()
+		if ctx.Err() != nil {
+			cancel()
+		}
 		cluster.Close(stopping)
 	}()
 	d := &demo{options: o, corpus: corpus, cluster: cluster, checker: checker.New(), gaps: checker.NewGaps(), started: time.Now()}

@@ -116,10 +116,13 @@ func (ms *members) partitions() string {
 func (ms *members) stop() error {
 	ms.once.Do(func() {
 		ms.cancel()
-		for _, m := range ms.all {
-			err := <-m.ended
-			ms.err = errors.Join(ms.err, err, m.sub.Close(), m.client.Close())
+		errs := make([]error, len(ms.all))
+		var leaving sync.WaitGroup
+		for i, m := range ms.all {
+			leaving.Go(func() { errs[i] = errors.Join(<-m.ended, m.sub.Close(), m.client.Close()) })
 		}
+		leaving.Wait()
+		ms.err = errors.Join(errs...)
 	})
 	return ms.err
 }
