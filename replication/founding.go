@@ -275,6 +275,31 @@ func (m *MetaGroup) askOne(address string) answer {
 	return a
 }
 
+// warnOfStrangers says which listed addresses belong to another cluster than this
+// node's folder. The list serves a member to find its peers only, so a node that
+// is complete without them would serve its own cluster without a word, and who
+// started it believes that it has joined the other.
+func (m *MetaGroup) warnOfStrangers() {
+	var work sync.WaitGroup
+	for _, address := range m.config.Join {
+		work.Go(func() {
+			ctx, cancel := context.WithTimeout(m.ctx, introduceTimeout)
+			defer cancel()
+			own, err := m.introduction(NoLeader, 0)
+			if err != nil {
+				return
+			}
+			_, _, err = m.config.Mux.CallAddress(ctx, address, transport.MethodFounding, own)
+			var refused *transport.RefusedError
+			if errors.As(err, &refused) && refused.Reason == transport.RefusedCluster {
+				m.logger.Warn("a --join address belongs to another cluster: correct --join, or join that cluster with an empty --data-dir",
+					"address", address, "cluster", m.node.ClusterID(), "data_dir", m.dataDir(), "reason", refused.Text)
+			}
+		})
+	}
+	work.Wait()
+}
+
 // newClusterID draws a random cluster id, 22 characters like Kafka's.
 func newClusterID() string {
 	var b [16]byte

@@ -255,6 +255,9 @@ func TestBrokerOfAnotherCluster(t *testing.T) {
 	if alone.node.ClusterID() != cluster || nodes[0].group.View().BrokerCount() != 3 {
 		t.Error("a broker of another cluster was taken in")
 	}
+	eventually(t, "a line that says so", func() bool {
+		return alone.logs.has("a --join address belongs to another cluster") && alone.logs.has("address="+nodes[0].address)
+	})
 	_, _, err := alone.mux.CallAddress(context.Background(), "host1:1", transport.MethodFounding, []byte("{}"))
 	if !errors.Is(err, transport.ErrRefusedIdentity) {
 		t.Errorf("the handshake between two clusters: %v", err)

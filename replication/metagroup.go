@@ -128,6 +128,7 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	for _, p := range m.node.knownPeers() {
 		config.Mux.SetAddress(p.Node, p.Address)
 	}
+	member := m.node.member()
 	first, err := m.begin()
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -136,6 +137,9 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	m.work.Go(m.raiseStartsHourly)
 	m.work.Go(func() { m.run(first) })
 	m.work.Go(m.complain)
+	if member {
+		m.work.Go(m.warnOfStrangers)
+	}
 	return m, nil
 }
 
