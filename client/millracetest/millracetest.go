@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,11 @@ const (
 	readyTimeout = 60 * time.Second
 	// portTimeout bounds how long a restarted broker waits for its old port.
 	portTimeout = 5 * time.Second
+	// lowestPort and highestPort (not included) bound the ports of brokers: below
+	// the ephemeral ones of every system.
+	lowestPort, highestPort = 20_000, 32_000
+	// portTries bounds how many ports are tried.
+	portTries = 100
 )
 
 // Option changes what [Start] starts.
@@ -123,14 +129,26 @@ func Start(t testing.TB, opts ...Option) *Cluster {
 func newNode(id int, dir string) (*node, error) {
 	n := &node{id: id, dir: dir, opened: map[string]net.Listener{}}
 	for _, address := range []*string{&n.kafka, &n.rpc} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := listenAnywhere()
 		if err != nil {
-			return nil, fmt.Errorf("listen: %w", err)
+			return nil, err
 		}
 		*address = l.Addr().String()
 		n.opened[*address] = l
 	}
 	return n, nil
+}
+
+// listenAnywhere binds a port that the system hands out to nobody: while its broker
+// is down an ephemeral one could become somebody's connection.
+func listenAnywhere() (l net.Listener, err error) {
+	for range portTries {
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("listen on any of %d ports: %w", portTries, err)
 }
 
 // listen gives the listener that was bound for the node, or binds its address

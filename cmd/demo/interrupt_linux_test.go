@@ -28,7 +28,7 @@ func TestCtrlC(t *testing.T) {
 	// A moment is something printed, or a file that is not empty.
 	for name, moment := range map[string]struct{ printed, file string }{
 		"the folder is made":           {file: "millrace-demo-*"},
-		"brokers start":                {file: "millrace-demo-*/cluster1/n1.log"},
+		"brokers start":                {file: "millrace-demo-*/cluster/n1.log"},
 		"brokers are ready":            {printed: "three brokers are ready"},
 		"the load begins":              {printed: "group demo: member-1 ["},
 		"a broker is down":             {printed: "SIGKILL to broker"},

@@ -43,8 +43,6 @@ const (
 	limit = 55 * time.Second
 	// stopLimit bounds how long brokers may take to stop before SIGKILL.
 	stopLimit = 4 * time.Second
-	// portTries is how often another program may snatch a free port.
-	portTries = 3
 	// exitInterrupted is the exit code after Ctrl-C.
 	exitInterrupted = 130
 )
@@ -97,7 +95,11 @@ func run(ctx context.Context, o options) (line string, err error) {
 			return "", fmt.Errorf("build millrace: %w: %s", err, out)
 		}
 	}
-	cluster, err := startCluster(ctx, o, dir)
+	ports, err := localcluster.FreePorts(3)
+	if err != nil {
+		return "", err
+	}
+	cluster, err := startCluster(ctx, o, dir, ports)
 	if err != nil {
 		return "", err
 	}
@@ -115,34 +117,25 @@ func run(ctx context.Context, o options) (line string, err error) {
 	return d.play(ctx)
 }
 
-// startCluster starts three brokers on free ports, again if one was snatched.
-func startCluster(ctx context.Context, o options, dir string) (*localcluster.Cluster, error) {
+// startCluster starts three brokers.
+func startCluster(ctx context.Context, o options, dir string, ports []localcluster.Ports) (*localcluster.Cluster, error) {
 	binary, err := filepath.Abs(o.binary)
 	if err != nil {
 		return nil, fmt.Errorf("executable: %w", err)
 	}
 	begin := time.Now()
-	for try := 1; ; try++ {
-		ports, err := localcluster.FreePorts(3)
-		if err != nil {
-			return nil, err
-		}
-		c, err := localcluster.New(localcluster.Config{Binary: binary, Dir: filepath.Join(dir, fmt.Sprint("cluster", try)), Ports: ports})
-		if err != nil {
-			return nil, err
-		}
-		err = c.Start(ctx)
-		if err == nil {
-			fmt.Fprintf(o.out, "three brokers are ready after %d ms: %v\n", time.Since(begin).Milliseconds(), c.Addrs())
-			return c, nil
-		}
+	c, err := localcluster.New(localcluster.Config{Binary: binary, Dir: filepath.Join(dir, "cluster"), Ports: ports})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(ctx); err != nil {
 		for n := 1; n <= c.Nodes(); n++ {
 			c.Kill(n)
 		}
-		if try == portTries || ctx.Err() != nil {
-			return nil, err
-		}
+		return nil, err
 	}
+	fmt.Fprintf(o.out, "three brokers are ready after %d ms: %v\n", time.Since(begin).Milliseconds(), c.Addrs())
+	return c, nil
 }
 
 // demo is one run on a cluster that is up.

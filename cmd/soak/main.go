@@ -104,7 +104,11 @@ func run(ctx context.Context, o options) (line string, err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	cluster, err := startCluster(ctx, o.binary, dir)
+	ports, err := localcluster.FreePorts(3)
+	if err != nil {
+		return "", err
+	}
+	cluster, err := startCluster(ctx, o.binary, dir, ports)
 	if err != nil {
 		return "", err
 	}
@@ -124,15 +128,11 @@ func run(ctx context.Context, o options) (line string, err error) {
 	return s.play(ctx)
 }
 
-// startCluster starts three brokers on free ports.
-func startCluster(ctx context.Context, binary, dir string) (*localcluster.Cluster, error) {
+// startCluster starts three brokers.
+func startCluster(ctx context.Context, binary, dir string, ports []localcluster.Ports) (*localcluster.Cluster, error) {
 	binary, err := filepath.Abs(binary)
 	if err != nil {
 		return nil, fmt.Errorf("executable: %w", err)
-	}
-	ports, err := localcluster.FreePorts(3)
-	if err != nil {
-		return nil, err
 	}
 	c, err := localcluster.New(localcluster.Config{Binary: binary, Dir: dir, Ports: ports})
 	if err != nil {

@@ -49,44 +49,6 @@ type Config struct {
 	Detached bool
 }
 
-// Ports are the three ports of a node, on 127.0.0.1.
-type Ports struct {
-	// Kafka is the port of the Kafka protocol.
-	Kafka int
-	// RPC is the port between brokers.
-	RPC int
-	// HTTP is the port of readiness and metrics.
-	HTTP int
-}
-
-// StandardPorts are those of a local cluster of three.
-func StandardPorts() []Ports {
-	return []Ports{{9092, 33145, 9644}, {10092, 34145, 10644}, {11092, 35145, 11644}}
-}
-
-// FreePorts finds ports for n nodes that were free a moment ago. Somebody else
-// may take one before the node does; [Cluster.Start] then says so.
-func FreePorts(n int) ([]Ports, error) {
-	ports := make([]Ports, n)
-	var open []net.Listener
-	defer func() {
-		for _, l := range open {
-			l.Close()
-		}
-	}()
-	for i := range ports {
-		for _, port := range []*int{&ports[i].Kafka, &ports[i].RPC, &ports[i].HTTP} {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return nil, fmt.Errorf("find a free port: %w", err)
-			}
-			open = append(open, l)
-			*port = l.Addr().(*net.TCPAddr).Port
-		}
-	}
-	return ports, nil
-}
-
 // Cluster is some nodes on this machine. Nodes are counted from 1. Methods may be
 // called concurrently for different nodes.
 type Cluster struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -226,5 +227,35 @@ func TestDetachedProcesses(t *testing.T) {
 	}
 	if first.Running(1) {
 		t.Error("this test passes for a broker")
+	}
+}
+
+// TestFreePorts: nobody is given ports that somebody has, nor ports that the system
+// may hand out to a connection.
+func TestFreePorts(t *testing.T) {
+	seen := map[int]bool{}
+	var all [][]Ports // so that all stay in use
+	defer func() { runtime.KeepAlive(all) }()
+	for range 50 {
+		ports, err := FreePorts(3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, ports)
+		runtime.GC()
+		for _, p := range ports {
+			for _, port := range []int{p.Kafka, p.RPC, p.HTTP} {
+				if seen[port] {
+					t.Errorf("port %d was given twice", port)
+				}
+				seen[port] = true
+				if port < lowestPort || port >= highestPort {
+					t.Errorf("port %d is out of bounds", port)
+				}
+			}
+		}
+	}
+	if _, err := FreePorts(maxNodes + 1); err == nil {
+		t.Error("more nodes than a block has ports for were given some")
 	}
 }
