@@ -6,7 +6,8 @@
 //
 //	host.go reconcile.go replicas.go   the node: makes, opens and removes replicas as the metadata says
 //	partition.go instance.go           one replica, and one run of raft for it
-//	proposal.go queue.go guard.go      a batch on its way into the log, and the checks where its order is known
+//	proposal.go queue.go guard.go
+//	refusals.go                        a batch on its way into the log, and the checks where its order is known
 //	logstore.go snapshotstore.go
 //	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
 //	leaders.go gossip.go groupup.go    who leads what, told from node to node

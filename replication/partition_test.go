@@ -36,8 +36,10 @@ func TestNewGroupElectsItsPreferredReplica(t *testing.T) {
 
 // TestTransfersUnderLoad: raft refuses one Apply during a transfer and accepts a
 // later one in the same term, and commits proposals queued in one term in the
-// next. Judged at append, no sequence is lost, doubled or reordered.
+// next. Judged at append, no sequence is lost, doubled or reordered; nor the first
+// ones of producers that begin in the middle of a transfer.
 func TestTransfersUnderLoad(t *testing.T) {
+	const newcomers = 30
 	g := newTrio(t)
 	g.leader()
 	w := startWorkload(g, 3, 2)
@@ -55,6 +57,12 @@ func TestTransfersUnderLoad(t *testing.T) {
 		target := g.nodes[random.IntN(len(g.nodes))]
 		if round%3 == 2 { // a target that cannot be reached
 			g.network.Cut(n.address, target.address)
+		}
+		for newcomer := range int64(newcomers) {
+			w.wait.Go(func() {
+				<-time.After(time.Duration(newcomer) * time.Millisecond)
+				w.produceSome(100+newcomers*int64(round)+newcomer, 2*inFlight)
+			})
 		}
 		id := string(g.replicaID(target))
 		_ = in.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)).Error()

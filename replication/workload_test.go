@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -62,10 +63,13 @@ func (w *workload) leading() *Partition {
 
 // produce is an idempotent producer: it keeps up to inFlight batches under way
 // and, after a failure, sends everything unanswered again, in order.
-func (w *workload) produce(producer int64) {
+func (w *workload) produce(producer int64) { w.produceSome(producer, math.MaxInt32) }
+
+// produceSome ends after count batches.
+func (w *workload) produceSome(producer int64, count int32) {
 	var window []int32
 	for next := int32(0); ; {
-		for len(window) < inFlight && !w.stopped() {
+		for len(window) < inFlight && next < count && !w.stopped() {
 			window = append(window, next)
 			next++
 		}

@@ -55,7 +55,7 @@ var brokerKeys = []configKey{
 	{name: "millrace.batch.inflated.max.bytes", kind: kmsg.ConfigTypeLong, value: "104857600", low: 1 << 10, high: 1 << 31, doc: "Default of the topic key of this name."},
 	{name: "millrace.compression", kind: kmsg.ConfigTypeString, value: "zstd", oneOf: []string{"none", "zstd", "lz4", "snappy", "gzip"}, doc: "Default of the topic key of this name."},
 	{name: "millrace.fetch.inflate", kind: kmsg.ConfigTypeString, value: "auto", oneOf: []string{"auto", "always", "never"}, doc: "Default of the topic key of this name."},
-	{name: "millrace.request.memory.bytes", kind: kmsg.ConfigTypeLong, value: "268435456", low: 1 << 20, doc: "The memory that requests under way may hold together, in bytes; connections wait when it is used up. Never less than one request of socket.request.max.bytes."},
+	{name: "millrace.request.memory.bytes", kind: kmsg.ConfigTypeLong, value: "268435456", low: 1 << 20, doc: "The memory that requests under way may hold together, in bytes; connections wait when it is used up. Never less than one request of socket.request.max.bytes, and one such request may exceed it."},
 	{name: "millrace.requests.in.flight", kind: kmsg.ConfigTypeInt, value: "64", low: 1, high: 10_000, doc: "Requests of one connection that may wait for their answers before the broker stops reading from it."},
 	{name: "min.insync.replicas", kind: kmsg.ConfigTypeInt, value: "1", low: 1, doc: "Default of the topic key of this name."},
 	{name: "node.id", kind: kmsg.ConfigTypeInt, fixed: true, doc: "The id of this broker; set by --node-id."},
@@ -64,7 +64,7 @@ var brokerKeys = []configKey{
 	{name: "offsets.retention.minutes", kind: kmsg.ConfigTypeInt, value: "-1", low: -1, doc: "How long the positions of a group without members are kept, in minutes; -1: as long as its topics exist."},
 	{name: "offsets.topic.num.partitions", kind: kmsg.ConfigTypeInt, value: "16", low: 1, high: maxPartitions, doc: "Partitions of __consumer_offsets."},
 	{name: "offsets.topic.replication.factor", kind: kmsg.ConfigTypeShort, value: "-1", low: -1, doc: "Replicas of __consumer_offsets; -1: as default.replication.factor."},
-	{name: "socket.request.max.bytes", kind: kmsg.ConfigTypeInt, value: "104857600", low: 1 << 10, high: 1 << 30, doc: "The largest request accepted, in bytes."},
+	{name: "socket.request.max.bytes", kind: kmsg.ConfigTypeInt, value: "104857600", low: 1 << 10, high: 1 << 30, doc: "The largest request accepted, in bytes; one that carries no records may have 8 MiB at most."},
 }
 
 // brokerSettings is a broker's configuration, set once when it opens.
