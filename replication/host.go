@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,8 @@ type Host struct {
 
 	mu         sync.RWMutex
 	partitions map[transport.GroupID]*Partition
-	failed     map[transport.GroupID]error
+	failed     map[transport.GroupID]error // out of its group for good
+	unmade     map[transport.GroupID]error // could not be made yet
 	links      map[metadata.NodeID]*link
 
 	speaking  metadata.Incarnation // of the running replicas; the reconciler's alone
@@ -108,6 +110,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 		config: config, logger: config.Logger, leaders: newLeaderTable(),
 		partitions: map[transport.GroupID]*Partition{},
 		failed:     map[transport.GroupID]error{},
+		unmade:     map[transport.GroupID]error{},
 		links:      map[metadata.NodeID]*link{},
 		settled:    make(chan struct{}),
 		poke:       make(chan struct{}, 1),
@@ -201,7 +204,7 @@ func (h *Host) ReplicaFailed(id segment.TopicID, p int32) error {
 	if partition, ok := h.partitions[group]; ok {
 		return partition.Failed()
 	}
-	return h.failed[group]
+	return cmp.Or(h.failed[group], h.unmade[group])
 }
 
 // Leader is what is known of a partition's leadership. It is absent when no
@@ -264,11 +267,11 @@ func (h *Host) ready() bool {
 }
 
 func (h *Host) replicaReady(group transport.GroupID) bool {
-	if !h.has(group) {
-		return false
-	}
 	if h.ReplicaFailed(group.Topic, group.Partition) != nil {
 		return true
+	}
+	if !h.has(group) {
+		return false
 	}
 	_, known := h.Leader(group.Topic, group.Partition)
 	return known

@@ -264,15 +264,31 @@ func (n *Node) Starts() uint64 { return n.read().Starts }
 func (n *Node) RaiseStarts() error { return n.change(func(f *nodeFile) { f.Starts++ }) }
 
 // MetadataIndex is M of DESIGN 4.4: at or below it, every replica that the
-// metadata gave this node was made, so one that is missing is lost.
+// metadata gave this node was made, so one that is missing is lost. Excepted are
+// the topics that MayMake still allows.
 func (n *Node) MetadataIndex() uint64 { return n.read().MetadataIndex }
 
-// RaiseMetadataIndex raises M; a lower index changes nothing.
-func (n *Node) RaiseMetadataIndex(index uint64) error {
-	if index <= n.MetadataIndex() {
+// MayMake reports whether replicas of the topic created at a metadata index were
+// never made here, so that they may be.
+func (n *Node) MayMake(index uint64) bool {
+	f := n.read()
+	_, unmade := slices.BinarySearch(f.Unmade, index)
+	return index > f.MetadataIndex || unmade
+}
+
+// RaiseMetadataIndex raises M, and replaces the list of the topics at or below it
+// that could not be made, ascending. A lower index leaves M as it is.
+func (n *Node) RaiseMetadataIndex(index uint64, unmade []uint64) error {
+	f := n.read()
+	if index <= f.MetadataIndex && slices.Equal(unmade, f.Unmade) {
 		return nil
 	}
-	return n.change(func(f *nodeFile) { f.MetadataIndex = max(f.MetadataIndex, index) })
+	if len(unmade) > maxUnmade {
+		return fmt.Errorf("%d topics that could not be made, at most %d", len(unmade), maxUnmade)
+	}
+	return n.change(func(f *nodeFile) {
+		f.MetadataIndex, f.Unmade = max(f.MetadataIndex, index), slices.Clone(unmade)
+	})
 }
 
 // knownPeers are the other brokers as last saved.
@@ -298,7 +314,10 @@ func (n *Node) becomeMember(cluster string, peers []peerEntry) error {
 // reincarnate makes the folder another disk: it forgets its part of the metadata
 // group, and keeps its cluster, which it must join and never found anew.
 func (n *Node) reincarnate() error {
-	return n.change(func(f *nodeFile) { f.Incarnation, f.Member, f.Starts = newIncarnation(), false, 1 })
+	return n.change(func(f *nodeFile) {
+		f.Incarnation, f.Member, f.Starts = newIncarnation(), false, 1
+		f.Unmade = nil // what was never made was given to the disk that this one no longer is
+	})
 }
 
 // MarkClean writes the clean-stop mark, as the last thing of a graceful stop.

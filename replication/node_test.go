@@ -33,7 +33,7 @@ func TestNodeKeepsItsIdentity(t *testing.T) {
 		t.Fatalf("a new folder: %+v", n.read())
 	}
 	peers := []peerEntry{{2, 0xabc, "host2:1", 4}}
-	for _, err := range []error{n.becomeMember("C1", peers), n.RaiseMetadataIndex(9), n.RaiseMetadataIndex(4), n.RaiseStarts(), n.RecordBoot()} {
+	for _, err := range []error{n.becomeMember("C1", peers), n.RaiseMetadataIndex(9, nil), n.RaiseMetadataIndex(4, nil), n.RaiseStarts(), n.RecordBoot()} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,9 +253,48 @@ func TestNodeFileGolden(t *testing.T) {
 	}
 }
 
+// TestUnmadeTopicsAreKept: what may still be made is known after a crash, and another
+// disk begins without.
+func TestUnmadeTopicsAreKept(t *testing.T) {
+	fs := crashfs.New(1)
+	n := onBoot(t, fs, "boot-1")
+	must(t, n.RaiseMetadataIndex(9, []uint64{3, 7}))
+	if n.RaiseMetadataIndex(10, make([]uint64, maxUnmade+1)) == nil {
+		t.Error("more unmade topics than the file may hold")
+	}
+	fs.Crash(crashfs.CrashOptions{})
+	_ = n.Close()
+	n = onBoot(t, fs, "boot-1")
+	for index, want := range map[uint64]bool{1: false, 3: true, 5: false, 7: true, 9: false, 10: true} {
+		if got := n.MayMake(index); got != want {
+			t.Errorf("topic %d may be made: %v, want %v", index, got, want)
+		}
+	}
+	must(t, n.RaiseMetadataIndex(3, []uint64{7}))
+	if n.MayMake(3) || n.MetadataIndex() != 9 {
+		t.Errorf("after topic 3 was made: %+v", n.read())
+	}
+	must(t, n.reincarnate())
+	if n.MayMake(7) {
+		t.Error("another disk makes what was given to the one before")
+	}
+	for _, wrong := range [][]uint64{{7, 3}, make([]uint64, maxUnmade+1)} {
+		f := n.read()
+		f.Unmade = wrong
+		if _, err := decodeNodeFile(mustEncode(t, f)); err == nil {
+			t.Errorf("%d unmade topics that no node writes were read", len(wrong))
+		}
+	}
+	must(t, n.Close())
+}
+
 func FuzzNodeFile(f *testing.F) {
 	seed, err := nodeFile{Node: 1, Incarnation: 2, Cluster: "C", Peers: []peerEntry{{2, 3, "a:1", 1}}}.encode()
 	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	if seed, err = (nodeFile{Node: 1, Incarnation: 2, MetadataIndex: 9, Unmade: []uint64{3, 7}}).encode(); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(seed)

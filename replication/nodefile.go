@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strconv"
 
 	"github.com/millrace/millrace/replication/metadata"
@@ -20,6 +21,7 @@ import (
 //	  "boot": "f0a1...",                  boot id of the machine at the last start
 //	  "clean": false,                     the last stop was graceful
 //	  "metadata_index": 12,               M of DESIGN 4.4
+//	  "unmade": [7],                      topics at or below M, by index, that could not be made; absent if none
 //	  "starts": 3,                        start counter
 //	  "peers": [ {"node": 2, "incarnation": "...", "address": "host:port", "starts": 7} ],
 //	  "checksum": "1c291ca3"              CRC32C of this object in compact form with "checksum": ""
@@ -38,6 +40,7 @@ type nodeFile struct {
 	Boot          string
 	Clean         bool
 	MetadataIndex uint64
+	Unmade        []uint64 // ascending
 	Starts        uint64
 	Peers         []peerEntry
 }
@@ -53,6 +56,8 @@ type peerEntry struct {
 const (
 	// maxNodeFile bounds node.json in bytes.
 	maxNodeFile = 1 << 20
+	// maxUnmade bounds the topics at or below M that could not be made.
+	maxUnmade = 1024
 	// maxBootID bounds a boot id in bytes.
 	maxBootID = 128
 )
@@ -82,6 +87,7 @@ type nodeJSON struct {
 	Boot          string     `json:"boot"`
 	Clean         bool       `json:"clean"`
 	MetadataIndex uint64     `json:"metadata_index"`
+	Unmade        []uint64   `json:"unmade,omitempty"` // files without it stay readable
 	Starts        uint64     `json:"starts"`
 	Peers         []peerJSON `json:"peers"`
 	Checksum      string     `json:"checksum"`
@@ -106,7 +112,7 @@ func (j nodeJSON) sum() (string, error) {
 // encode is the content of node.json.
 func (f nodeFile) encode() (data []byte, err error) {
 	j := nodeJSON{Node: int32(f.Node), Incarnation: hexNumber(f.Incarnation), Cluster: f.Cluster, Member: f.Member, Boot: f.Boot,
-		Clean: f.Clean, MetadataIndex: f.MetadataIndex, Starts: f.Starts, Peers: []peerJSON{}}
+		Clean: f.Clean, MetadataIndex: f.MetadataIndex, Unmade: f.Unmade, Starts: f.Starts, Peers: []peerJSON{}}
 	for _, p := range f.Peers {
 		j.Peers = append(j.Peers, peerJSON{int32(p.Node), hexNumber(p.Incarnation), p.Address, p.Starts})
 	}
@@ -141,11 +147,16 @@ func decodeNodeFile(data []byte) (nodeFile, error) {
 		return nodeFile{}, errors.New("no node id or incarnation")
 	case len(j.Cluster) > metadata.MaxClusterID || len(j.Boot) > maxBootID:
 		return nodeFile{}, errors.New("an id is too long")
+	case len(j.Unmade) > maxUnmade || !slices.IsSorted(j.Unmade):
+		return nodeFile{}, errors.New("too many topics that could not be made, or out of order")
 	case j.Member && j.Cluster == "":
 		return nodeFile{}, errors.New("a member of no cluster")
 	}
 	f := nodeFile{Node: metadata.NodeID(j.Node), Incarnation: metadata.Incarnation(j.Incarnation), Cluster: j.Cluster, Member: j.Member,
-		Boot: j.Boot, Clean: j.Clean, MetadataIndex: j.MetadataIndex, Starts: j.Starts}
+		Boot: j.Boot, Clean: j.Clean, MetadataIndex: j.MetadataIndex, Unmade: j.Unmade, Starts: j.Starts}
+	if len(f.Unmade) == 0 {
+		f.Unmade = nil
+	}
 	for _, p := range j.Peers {
 		f.Peers = append(f.Peers, peerEntry{metadata.NodeID(p.Node), metadata.Incarnation(p.Incarnation), p.Address, p.Starts})
 	}

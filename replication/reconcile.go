@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -89,34 +90,31 @@ func (h *Host) reconcile(view *metadata.View) error {
 		return err
 	}
 	created, opened := h.missing(view)
-	// A replica that cannot be made must not hold up those that are there, nor the
-	// deletions: on a full disk these make room.
-	err := h.create(created)
-	if err == nil {
-		opened = append(opened, created...)
+	// What cannot be made or removed must not hold up what is there, nor each other:
+	// on a full disk deletions make room. It is tried again.
+	made, retry := h.create(created)
+	if err := h.open(append(opened, made...)); err != nil {
+		return errors.Join(retry, err)
 	}
-	err = errors.Join(err, h.open(opened))
 	if !h.caughtUp.Load() {
-		return err
+		return retry
 	}
-	if err := errors.Join(err, h.removeDeleted(view)); err != nil {
-		return err
-	}
+	retry = errors.Join(retry, h.removeDeleted(view))
 	select {
 	case <-h.settled:
-		return nil
+		return retry
 	default:
 	}
 	if err := h.setUnknownAside(view); err != nil {
-		return fmt.Errorf("set unknown folders aside: %w", err)
+		return errors.Join(retry, fmt.Errorf("set unknown folders aside: %w", err))
 	}
 	if len(h.failedReplicas()) == 0 { // what was not opened was not recovered
 		if err := h.node.RecordBoot(); err != nil {
-			return err
+			return errors.Join(retry, err)
 		}
 	}
 	close(h.settled)
-	return nil
+	return retry
 }
 
 // registered reports whether this start of this disk is known to the metadata
@@ -141,10 +139,9 @@ func (h *Host) registered(view *metadata.View) (bool, error) {
 	return true, nil
 }
 
-// missing lists the assignments that have no partition yet: those of records
-// above the node's metadata index are new; of the others the replica must exist.
+// missing lists the assignments that have no partition yet: those that were never
+// made are new; of the others the replica must exist.
 func (h *Host) missing(view *metadata.View) (created, opened []assignment) {
-	known := h.node.MetadataIndex()
 	topics := slices.SortedFunc(view.Topics(), func(a, b *metadata.Topic) int { return cmp.Compare(a.Index, b.Index) })
 	for _, topic := range topics {
 		for i, p := range topic.Partitions {
@@ -153,7 +150,7 @@ func (h *Host) missing(view *metadata.View) (created, opened []assignment) {
 				if replica.Node != h.node.ID() || h.has(a.group()) {
 					continue
 				}
-				if topic.Index > known && replica.NodeIncarnation == h.node.Incarnation() {
+				if h.node.MayMake(topic.Index) && replica.NodeIncarnation == h.node.Incarnation() {
 					created = append(created, a)
 				} else {
 					opened = append(opened, a)
@@ -164,33 +161,72 @@ func (h *Host) missing(view *metadata.View) (created, opened []assignment) {
 	return created, opened
 }
 
-// create makes new replicas. The order matters: folder and vote record are
-// durable before the node's metadata index passes the topic's record, and that
-// index is durable before the replica votes or acknowledges for the first time.
-// So a crash in between leaves a half-made replica above the index, which is
-// made anew, and below the index a missing one is known to be lost.
-func (h *Host) create(created []assignment) error {
+// create makes new replicas and returns those that may be opened. The order
+// matters: folder and vote record are durable before the node's metadata index
+// passes the topic's record, and that index is durable before the replica votes or
+// acknowledges for the first time. So a crash in between leaves a half-made replica
+// above the index, which is made anew, and below the index a missing one is known
+// to be lost. A topic that cannot be made is left out of that by name, in the same
+// write: it must not keep later ones from speaking, nor be taken for lost.
+func (h *Host) create(created []assignment) (made []assignment, err error) {
 	if len(created) == 0 {
-		return nil
+		return nil, nil
 	}
-	var highest uint64
 	errs := parallel(created, func(a assignment) error { return h.createReplica(a) })
 	for i, a := range created {
 		if errs[i] != nil {
-			return fmt.Errorf("create replica %s/%d: %w", a.topic.Name, a.partition, errs[i])
+			errs[i] = fmt.Errorf("create replica %s/%d: %w", a.topic.Name, a.partition, errs[i])
 		}
-		highest = max(highest, a.topic.Index)
+		h.setUnmade(a.group(), errs[i])
 	}
-	if err := h.node.RaiseMetadataIndex(highest); err != nil {
-		err = fmt.Errorf("record that replicas exist: %w", err)
-		if !errors.Is(err, log.ErrNoSpace) {
+	made, index, unmade := sortMade(h.node.MetadataIndex(), created, errs)
+	err = errors.Join(errs...)
+	if len(made) == 0 {
+		return nil, err
+	}
+	if raised := h.node.RaiseMetadataIndex(index, unmade); raised != nil {
+		raised = fmt.Errorf("record that replicas exist: %w", raised)
+		if !errors.Is(raised, log.ErrNoSpace) {
 			// A second try may succeed and prove nothing, and with a lower index on
 			// the disk the next start would make these replicas anew.
-			h.fatal(err)
+			h.fatal(raised)
 		}
-		return err
+		return nil, errors.Join(err, raised)
 	}
-	return nil
+	return made, err
+}
+
+// sortMade tells which replicas may be opened after their making ended with these
+// errors, what that makes of M, which was known, and which topics at or below it
+// are not made. A topic counts as made with all of its replicas here, since its
+// index stands for all of them. If more topics failed than can be named, those
+// behind are held back.
+func sortMade(known uint64, created []assignment, errs []error) (made []assignment, index uint64, unmade []uint64) {
+	var failed []uint64
+	for i, a := range created {
+		if errs[i] != nil {
+			failed = append(failed, a.topic.Index)
+		}
+	}
+	slices.Sort(failed)
+	failed = slices.Compact(failed)
+	limit := uint64(math.MaxUint64)
+	if len(failed) > maxUnmade {
+		limit = failed[maxUnmade]
+	}
+	index = known
+	for _, a := range created {
+		if _, hasFailed := slices.BinarySearch(failed, a.topic.Index); !hasFailed && a.topic.Index < limit {
+			made = append(made, a)
+			index = max(index, a.topic.Index)
+		}
+	}
+	for _, f := range failed {
+		if f <= index {
+			unmade = append(unmade, f)
+		}
+	}
+	return made, index, unmade
 }
 
 func (h *Host) createReplica(a assignment) error {
@@ -319,7 +355,7 @@ func (h *Host) openReplica(a assignment) (*Partition, error) {
 }
 
 // removeDeleted removes the replicas of deleted topics and tells the metadata.
-func (h *Host) removeDeleted(view *metadata.View) error {
+func (h *Host) removeDeleted(view *metadata.View) (failed error) {
 	for record := range view.Deletions() {
 		if !slices.Contains(record.Waiting, h.node.ID()) {
 			continue
@@ -331,16 +367,17 @@ func (h *Host) removeDeleted(view *metadata.View) error {
 			}
 		}
 		if err := h.removeFolders(record.Name, record.ID); err != nil {
-			return fmt.Errorf("remove deleted topic %s: %w", record.Name, err)
+			failed = errors.Join(failed, fmt.Errorf("remove deleted topic %s: %w", record.Name, err))
+			continue
 		}
 		ctx, cancel := context.WithTimeout(h.context, 5*time.Second)
 		_, _, err := h.meta.Change(ctx, &metadata.ConfirmDelete{Node: h.node.ID(), IDs: []segment.TopicID{record.ID}})
 		cancel()
 		if err != nil {
-			return fmt.Errorf("confirm the deletion of topic %s: %w", record.Name, err)
+			return errors.Join(failed, fmt.Errorf("confirm the deletion of topic %s: %w", record.Name, err))
 		}
 	}
-	return nil
+	return failed
 }
 
 // removeFolders deletes every local folder of the topic id, and before each its
@@ -410,7 +447,7 @@ func (h *Host) setUnknownAside(view *metadata.View) error {
 		}
 		for _, folder := range folders {
 			partition, id, ok := parseFolder(folder)
-			if ok && (h.has(transport.GroupID{Topic: id, Partition: partition}) || deleted(view, id)) {
+			if ok && (h.has(transport.GroupID{Topic: id, Partition: partition}) || deleted(view, id) || h.assigned(view, id, partition)) {
 				continue
 			}
 			if err := h.quarantine(name, folder); err != nil {
@@ -424,6 +461,14 @@ func (h *Host) setUnknownAside(view *metadata.View) error {
 func deleted(view *metadata.View, id segment.TopicID) bool {
 	_, ok := view.Deletion(id)
 	return ok
+}
+
+// assigned reports whether the metadata gives this node the replica. If it does not
+// run and has not failed, it is still to be made.
+func (h *Host) assigned(view *metadata.View, id segment.TopicID, partition int32) bool {
+	topic, ok := view.Topic(id)
+	return ok && int(partition) < len(topic.Partitions) &&
+		slices.ContainsFunc(topic.Partitions[partition].Replicas, func(r metadata.Replica) bool { return r.Node == h.node.ID() })
 }
 
 func (h *Host) quarantine(topic, folder string) error {

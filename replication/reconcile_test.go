@@ -3,9 +3,12 @@ package replication
 import (
 	"bytes"
 	"errors"
+	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
@@ -165,4 +168,121 @@ func TestIndexThatCannotBeRaisedEndsTheBroker(t *testing.T) {
 	n.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "node.json"})
 	c.create("orders", 1)
 	eventually(t, "the end of the process", func() bool { return n.logs.has("storage failed") })
+}
+
+// TestTopicThatCannotBeMadeHoldsUpNoOther: its folder cannot be made (a file of that
+// name, say). Later topics are served; it is neither lost meanwhile nor made twice.
+func TestTopicThatCannotBeMadeHoldsUpNoOther(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	fault := n.fs.Inject(crashfs.Fault{Op: crashfs.OpMkdir, PathContains: "/topics/bad", Err: fs.ErrPermission, Repeat: true})
+	bad := c.create("bad", 2)
+	good := c.create("good", 1)
+	c.produce(good, 0, 1)
+	if n.host.node.MetadataIndex() < good.Index || !n.host.node.MayMake(bad.Index) || n.host.node.MayMake(good.Index) {
+		t.Errorf("after topics %d, which failed, and %d: %+v", bad.Index, good.Index, n.host.node.read())
+	}
+	for range 2 {
+		n.fs.Crash(crashfs.CrashOptions{})
+		n.stop()
+		n.start()
+		n.failedWith(bad, 0, fs.ErrPermission)
+		c.ready()
+		c.produce(good, 0, 2)
+	}
+	late := c.create("late", 1)
+	c.produce(late, 0, 1)
+	fault.Remove()
+	c.produce(bad, 0, 1)
+	c.produce(bad, 1, 1)
+	if n.host.node.MayMake(bad.Index) || n.host.node.MetadataIndex() < late.Index {
+		t.Errorf("after topic %d was made: %+v", bad.Index, n.host.node.read())
+	}
+	n.fs.Crash(crashfs.CrashOptions{})
+	n.stop()
+	must(t, n.fs.RemoveAll(n.folder(bad, 0)))
+	n.start()
+	n.failedWith(bad, 0, ErrLostReplica) // once
+	c.produce(bad, 1, 2)
+	c.produce(good, 0, 3)
+}
+
+// TestTopicThatCannotBeRemovedHoldsUpNoOther: nor does one that is deleted.
+func TestTopicThatCannotBeRemovedHoldsUpNoOther(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	stuck, old := c.create("stuck", 1), c.create("old", 1)
+	c.produce(stuck, 0, 1)
+	c.produce(old, 0, 1)
+	fault := n.fs.Inject(crashfs.Fault{Op: crashfs.OpRemove, PathContains: "/topics/stuck", Err: fs.ErrPermission, Repeat: true})
+	c.remove(stuck)
+	c.remove(old)
+	gone := func(topic *metadata.Topic) func() bool {
+		return func() bool {
+			_, err := n.fs.Stat(n.folder(topic, 0))
+			return err != nil
+		}
+	}
+	eventually(t, "the other topic's folder to go", gone(old))
+	n.stop()
+	n.start()
+	c.ready()
+	fault.Remove()
+	eventually(t, "the folder to go", gone(stuck))
+}
+
+func TestSortMade(t *testing.T) {
+	failure := errors.New("made up")
+	assignments := func(indexes ...uint64) (list []assignment) {
+		for _, i := range indexes {
+			list = append(list, assignment{topic: &metadata.Topic{Index: i}})
+		}
+		return list
+	}
+	for name, row := range map[string]struct {
+		known   uint64
+		created []uint64
+		failed  []int // positions in created
+		made    []uint64
+		index   uint64
+		unmade  []uint64
+	}{
+		"all":                           {0, []uint64{3, 5}, nil, []uint64{3, 5}, 5, nil},
+		"none":                          {2, []uint64{3, 5}, []int{0, 1}, nil, 2, nil},
+		"the last":                      {0, []uint64{3, 5}, []int{1}, []uint64{3}, 3, nil},
+		"the first":                     {0, []uint64{3, 5}, []int{0}, []uint64{5}, 5, []uint64{3}},
+		"one of a topic's replicas":     {0, []uint64{3, 3, 5}, []int{1}, []uint64{5}, 5, []uint64{3}},
+		"an old one again":              {9, []uint64{3, 12}, []int{0}, []uint64{12}, 12, []uint64{3}},
+		"an old one at last, not other": {9, []uint64{3, 7}, []int{1}, []uint64{3}, 9, []uint64{7}},
+		"an old one at last":            {9, []uint64{7}, nil, []uint64{7}, 9, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			errs := make([]error, len(row.created))
+			for _, i := range row.failed {
+				errs[i] = failure
+			}
+			list, index, unmade := sortMade(row.known, assignments(row.created...), errs)
+			var made []uint64
+			for _, a := range list {
+				made = append(made, a.topic.Index)
+			}
+			if !slices.Equal(made, row.made) || index != row.index || !slices.Equal(unmade, row.unmade) {
+				t.Errorf("made %v, index %d, unmade %v, want %v, %d, %v", made, index, unmade, row.made, row.index, row.unmade)
+			}
+		})
+	}
+	var indexes []uint64
+	for i := range uint64(2 * (maxUnmade + 10)) {
+		indexes = append(indexes, i+1)
+	}
+	errs := make([]error, len(indexes))
+	for i := range errs {
+		if i%2 == 0 {
+			errs[i] = failure
+		}
+	}
+	made, index, unmade := sortMade(0, assignments(indexes...), errs)
+	if len(unmade) != maxUnmade || len(made) != maxUnmade || index != unmade[maxUnmade-1]+1 {
+		t.Errorf("of too many that failed %d are named, %d others are made, up to %d", len(unmade), len(made), index)
+	}
 }

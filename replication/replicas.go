@@ -27,6 +27,16 @@ func (h *Host) setFailed(group transport.GroupID, err error) {
 	h.failed[group] = err
 }
 
+// setUnmade notes why a replica could not be made; it is tried again. Nil: it was.
+func (h *Host) setUnmade(group transport.GroupID, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.unmade, group)
+	if err != nil {
+		h.unmade[group] = err
+	}
+}
+
 // setPartition publishes a started replica and tells its peers.
 func (h *Host) setPartition(p *Partition) {
 	h.mu.Lock()
@@ -67,6 +77,7 @@ func (h *Host) dropPartition(group transport.GroupID) {
 func (h *Host) forget(group transport.GroupID) {
 	h.mu.Lock()
 	delete(h.failed, group)
+	delete(h.unmade, group)
 	h.mu.Unlock()
 	h.leaders.forget(group)
 }
