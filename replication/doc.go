@@ -42,12 +42,16 @@
 // A replica has an incarnation, 64 random bits, which its folder, the vote file
 // and the metadata must all name. One of them missing or different means that it
 // forgot what it voted for or acknowledged: it is kept, reported and stays out
-// of its group. A folder that the metadata does not know is set aside, never
-// deleted; only a delete record removes data.
+// of its group. It is made once: node.json's metadata index, and the topics that
+// it names as not made, say which records may still be made. A folder that the
+// metadata does not know is set aside, never deleted; only a delete record removes
+// data.
 //
 // # Lock order
 //
 // Partition.mu and the queue's lock are leaves: neither is held while raft, the
-// log or the transport is called. Raft's goroutines call logStore, fsm and the
+// log or the transport is called. Partition.announcing is held while the role is
+// looked at and written into the table of leaders, which takes the locks of the
+// partition, the facade, the mux and the table, and waits for nothing. Raft's goroutines call logStore, fsm and the
 // transport; what these call must never wait for raft (Shutdown waits for them).
 package replication
