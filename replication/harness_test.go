@@ -150,7 +150,7 @@ func (n *trioNode) start() {
 	l, err := log.Open(n.logOptions(disk))
 	must(t, err)
 	identity := transport.Identity{Cluster: "c", Node: n.id, Incarnation: n.replica.NodeIncarnation}
-	mux := transport.New(transport.Config{Listener: listener, Dial: n.trio.network.Dialer(n.address),
+	mux := transport.New(transport.Config{Listener: listener, Dial: n.trio.network.Dialer(transporttest.Host(n.address)),
 		Identity: func() transport.Identity { return identity }, Logger: slog.New(slog.DiscardHandler)})
 	router := transport.NewRouter(transport.RouterConfig{Server: mux, OnGroupUp: n.heard})
 	logger := slog.New(slog.DiscardHandler)

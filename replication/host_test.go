@@ -70,7 +70,7 @@ func (n *hostNode) start() {
 	listener, err := t.network.Listen(hostAddress(n.id))
 	must(t, err)
 	n.host, err = Open(t.Context(), Config{
-		FS: n.fs.Mount(), DataDir: "/data", Node: n.id, Listener: listener, Dial: t.network.Dialer(hostAddress(n.id)),
+		FS: n.fs.Mount(), DataDir: "/data", Node: n.id, Listener: listener, Dial: t.network.Dialer(transporttest.Host(hostAddress(n.id))),
 		RPCAddress: hostAddress(n.id), KafkaAddress: fmt.Sprintf("broker%d:9092", n.id), Join: list,
 		MetaStores: func(fsys vfs.FS, dir string) (MetaStores, error) { return metamodel.Open(fsys, dir) },
 		Timings:    testTimings,

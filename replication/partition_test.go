@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/millrace/millrace/replication/transport/transporttest"
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
@@ -56,7 +57,7 @@ func TestTransfersUnderLoad(t *testing.T) {
 		}
 		target := g.nodes[random.IntN(len(g.nodes))]
 		if round%3 == 2 { // a target that cannot be reached
-			g.network.Cut(n.address, target.address)
+			g.network.Cut(transporttest.Host(n.address), transporttest.Host(target.address))
 		}
 		for newcomer := range int64(newcomers) {
 			w.wait.Go(func() {

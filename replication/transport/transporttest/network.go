@@ -3,7 +3,8 @@
 //
 // It needs no sockets, so it runs in a testing/synctest bubble. An address is
 // "host:anything"; the host part names the machine, and the pair (from, to) of
-// machines names a link. Connections behave like TCP: bytes arrive in order and
+// machines names a link. What is said of links takes hosts, and panics when it is
+// given an address. Connections behave like TCP: bytes arrive in order and
 // whole or not at all, a reader sees what was sent before the end, a full
 // window makes the writer wait.
 //
@@ -90,8 +91,18 @@ func (n *Network) Listen(address string) (net.Listener, error) {
 	return l, nil
 }
 
+// host panics if name is the address of a host instead: a fault of a link that
+// nobody uses would make a test pass that tested nothing.
+func host(name string) string {
+	if Host(name) != name {
+		panic(fmt.Sprintf("transporttest: %q is an address, not a host", name))
+	}
+	return name
+}
+
 // Dialer returns the dial function of a host.
 func (n *Network) Dialer(from string) func(ctx context.Context, address string) (net.Conn, error) {
+	host(from)
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		c, err := n.Dial(ctx, from, address)
 		if err != nil { // not a typed nil in the interface
@@ -164,9 +175,10 @@ func (n *Network) fault(k linkKey) *fault {
 
 // change changes a link and tells everybody.
 func (n *Network) change(from, to string, f func(*fault)) {
+	link := linkKey{host(from), host(to)}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	f(n.fault(linkKey{from, to}))
+	f(n.fault(link))
 	n.announce()
 }
 
@@ -196,10 +208,11 @@ func (n *Network) Cut(from, to string) {
 
 // Reset breaks the connections that stand between two hosts; new ones can be made.
 func (n *Network) Reset(a, b string) {
+	out, back := linkKey{host(a), host(b)}, linkKey{host(b), host(a)}
 	n.mu.Lock()
 	var broken []*conn
 	for c := range n.conns {
-		if (c.in.link == linkKey{a, b} || c.in.link == linkKey{b, a}) {
+		if c.in.link == out || c.in.link == back {
 			broken = append(broken, c)
 		}
 	}
@@ -210,10 +223,10 @@ func (n *Network) Reset(a, b string) {
 }
 
 // Isolate drops all packets from and to a host until Restore or RestoreAll.
-func (n *Network) Isolate(host string, others ...string) {
+func (n *Network) Isolate(name string, others ...string) {
 	for _, other := range others {
-		n.Drop(host, other)
-		n.Drop(other, host)
+		n.Drop(name, other)
+		n.Drop(other, name)
 	}
 }
 
@@ -230,17 +243,18 @@ func (n *Network) RestoreAll() {
 
 // Kill is the end of a host's process: its listeners close and its connections
 // are reset, as the kernel does for it.
-func (n *Network) Kill(host string) {
+func (n *Network) Kill(name string) {
+	dead := host(name)
 	n.mu.Lock()
 	var listeners []*listener
 	for address, l := range n.listeners {
-		if Host(address) == host {
+		if Host(address) == dead {
 			listeners = append(listeners, l)
 		}
 	}
 	var broken []*conn
 	for c := range n.conns {
-		if c.in.link.from == host || c.in.link.to == host {
+		if c.in.link.from == dead || c.in.link.to == dead {
 			broken = append(broken, c)
 		}
 	}

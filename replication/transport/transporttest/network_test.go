@@ -193,3 +193,29 @@ func TestListenTwice(t *testing.T) {
 	}
 	again.Close()
 }
+
+// TestAddressIsNoHost: a fault between "a:1" and "b:1" would be one of a link that
+// nobody uses.
+func TestAddressIsNoHost(t *testing.T) {
+	n := New()
+	for name, call := range map[string]func(){
+		"Dialer":  func() { n.Dialer("a:1") },
+		"Drop":    func() { n.Drop("a:1", "b") },
+		"Cut":     func() { n.Cut("a", "b:1") },
+		"Delay":   func() { n.Delay("a:1", "b", time.Second) },
+		"Corrupt": func() { n.Corrupt("a", "b:1") },
+		"Reset":   func() { n.Reset("a:1", "b") },
+		"Isolate": func() { n.Isolate("a", "b", "c:1") },
+		"Restore": func() { n.Restore("a:1", "b:1") },
+		"Kill":    func() { n.Kill("a:1") },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s takes an address", name)
+				}
+			}()
+			call()
+		}()
+	}
+}
