@@ -7,7 +7,7 @@
 //   - out of order: an event of a key was delivered, for the first time, after a
 //     later one of that key;
 //   - conflicting: one offset gave two different events at two readings, or not
-//     the one that was acknowledged there;
+//     the one that was acknowledged there, or one event got two outcomes;
 //   - refused and read: its produce got a definite error, and it was consumed.
 //
 // A record that is consumed again from the same place is a redelivery, which a
@@ -129,11 +129,15 @@ func (c *Checker) Failed(e Event, definite bool) {
 	if !c.plausible(e, 0, 0) {
 		return
 	}
+	h := c.event(e.ID)
+	if h.acknowledged != 0 { // a refusal must not make up for an acknowledged event that is lost
+		c.fault(&c.report.Conflicting, "event %d got two outcomes", e.ID)
+		return
+	}
 	if !definite {
 		c.report.Unknown++
 		return
 	}
-	h := c.event(e.ID)
 	h.acknowledged = refused
 	c.report.Refused++
 	if h.read != 0 {

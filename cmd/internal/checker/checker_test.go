@@ -79,6 +79,19 @@ func TestReport(t *testing.T) {
 			c.Acknowledged(e(0, 0, 0), 0, 0)
 			c.Consumed(e(0, 0, 0), 0, 0)
 		}, Report{Acknowledged: 1, Consumed: 1, Conflicting: 1}, false},
+		{"acknowledged, then refused, and lost", func(c *Checker) {
+			c.Acknowledged(e(0, 0, 0), 0, 0)
+			c.Failed(e(0, 0, 0), true)
+		}, Report{Acknowledged: 1, Conflicting: 1, Lost: 1}, false},
+		{"acknowledged, then unknown", func(c *Checker) {
+			c.Acknowledged(e(0, 0, 0), 0, 0)
+			c.Failed(e(0, 0, 0), false)
+			c.Consumed(e(0, 0, 0), 0, 0)
+		}, Report{Acknowledged: 1, Consumed: 1, Conflicting: 1}, false},
+		{"refused, then acknowledged", func(c *Checker) {
+			c.Failed(e(0, 0, 0), true)
+			c.Acknowledged(e(0, 0, 0), 0, 0)
+		}, Report{Refused: 1, Conflicting: 1}, false},
 		{"refused and read", func(c *Checker) {
 			c.Failed(e(0, 0, 0), true)
 			c.Consumed(e(0, 0, 0), 0, 0)
