@@ -18,8 +18,9 @@ import (
 // code of the whole answer.
 //
 // Any broker answers, from its own copy of the metadata; who leads what comes
-// from the leadership that the brokers tell each other. Brokers that cannot be
-// reached are listed too: a client needs the address when they are back.
+// from the leadership that the brokers tell each other. Fenced brokers (see fenced)
+// are not listed, as in Kafka: clients ask every listed broker for its groups, and
+// would wait for the dead ones. As replicas they are named, and told to be offline.
 func handleMetadata(ctx context.Context, n *node, r *request) (kmsg.Response, error) {
 	body := r.body.(*kmsg.MetadataRequest)
 	resp := kmsg.NewPtrMetadataResponse()
@@ -41,7 +42,12 @@ func handleMetadata(ctx context.Context, n *node, r *request) (kmsg.Response, er
 		topics = append(topics, metadataTopic(ctx, n, body, &body.Topics[i], mayCreate))
 	}
 	resp.Topics = topics
-	for _, a := range n.addresses(n.cluster.View(), r.client) {
+	view := n.cluster.View()
+	fenced := n.fenced(view)
+	for _, a := range n.addresses(view, r.client) {
+		if fenced[a.node] {
+			continue
+		}
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port, b.Rack = int32(a.node), a.host, a.port, a.rack
 		resp.Brokers = append(resp.Brokers, b)
@@ -99,7 +105,7 @@ func describePartition(n *node, t *metadata.Topic, number int32) kmsg.MetadataRe
 	sp.Replicas, sp.ISR, sp.OfflineReplicas = []int32{}, []int32{}, []int32{}
 	for _, r := range t.Partitions[number].Replicas {
 		sp.Replicas = append(sp.Replicas, int32(r.Node))
-		if r.Node != n.cluster.Node() && !n.cluster.Alive(r.Node) {
+		if !n.alive(r.Node) {
 			sp.OfflineReplicas = append(sp.OfflineReplicas, int32(r.Node))
 		}
 	}

@@ -29,13 +29,14 @@ func handleDescribeCluster(_ context.Context, n *node, r *request) (kmsg.Respons
 	view := n.cluster.View()
 	resp.ClusterID = n.cluster.ClusterID()
 	resp.ControllerID = controllerID(n)
+	fenced := n.fenced(view)
 	for _, a := range n.addresses(view, r.client) {
-		if a.node != n.cluster.Node() && !n.cluster.Alive(a.node) && !body.IncludeFencedBrokers {
+		if fenced[a.node] && !body.IncludeFencedBrokers {
 			continue
 		}
 		b := kmsg.NewDescribeClusterResponseBroker()
 		b.NodeID, b.Host, b.Port, b.Rack = int32(a.node), a.host, a.port, a.rack
-		b.IsFenced = a.node != n.cluster.Node() && !n.cluster.Alive(a.node)
+		b.IsFenced = fenced[a.node]
 		resp.Brokers = append(resp.Brokers, b)
 	}
 	if body.IncludeClusterAuthorizedOperations {
@@ -45,9 +46,10 @@ func handleDescribeCluster(_ context.Context, n *node, r *request) (kmsg.Respons
 }
 
 // controllerID is the leader of the metadata group as Kafka's controller, -1
-// while there is none.
+// while there is none: a dead one is not named, since clients look its address up
+// in a list that leaves it out.
 func controllerID(n *node) int32 {
-	if leader, ok := n.cluster.Controller(); ok {
+	if leader, ok := n.cluster.Controller(); ok && n.alive(leader) {
 		return int32(leader)
 	}
 	return -1

@@ -243,7 +243,7 @@ func TestMetadata(t *testing.T) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.SetVersion(12)
 	resp := n.call(t, req).(*kmsg.MetadataResponse)
-	if *resp.ClusterID != "test-cluster" || resp.ControllerID != 1 || len(resp.Brokers) != 3 || len(resp.Topics) != 2 {
+	if *resp.ClusterID != "test-cluster" || resp.ControllerID != 1 || len(resp.Brokers) != 2 || len(resp.Topics) != 2 {
 		t.Fatalf("%+v", resp)
 	}
 	// This broker's own entry is the address at which the connection arrived.
@@ -251,7 +251,7 @@ func TestMetadata(t *testing.T) {
 	if b := resp.Brokers[0]; b.NodeID != 1 || b.Host != host || strconv.Itoa(int(b.Port)) != port {
 		t.Fatalf("own entry %+v", b)
 	}
-	if b := resp.Brokers[2]; b.Host != "host3" || b.Port != 9092 {
+	if b := resp.Brokers[1]; b.NodeID != 3 || b.Host != "host3" || b.Port != 9092 { // 2 is dead
 		t.Fatalf("other entry %+v", b)
 	}
 	if p := resp.Topics[0].Partitions[0]; p.ErrorCode != kerr.LeaderNotAvailable.Code || p.Leader != -1 {
@@ -263,6 +263,16 @@ func TestMetadata(t *testing.T) {
 	}
 	if d := cmp.Diff([]int32{2}, got.Partitions[0].OfflineReplicas); d != "" {
 		t.Fatal(d)
+	}
+	if d := cmp.Diff([]int32{1, 2, 3}, got.Partitions[0].Replicas); d != "" {
+		t.Fatal(d)
+	}
+	// A broker that misses most of the others may be the one that is cut off.
+	n.cluster.mu.Lock()
+	n.cluster.alive[3] = false
+	n.cluster.mu.Unlock()
+	if resp := n.call(t, req).(*kmsg.MetadataResponse); len(resp.Brokers) != 3 {
+		t.Fatalf("a broker that is cut off tells of %d brokers", len(resp.Brokers))
 	}
 }
 

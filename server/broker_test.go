@@ -225,8 +225,10 @@ func TestAdministrationOfASingleNode(t *testing.T) {
 	}
 }
 
-// Three brokers found a cluster, share leadership, and go on without one.
-func TestThreeNodes(t *testing.T) {
+// openThree founds a cluster of three brokers, with ids 1 to 3. Each keeps its
+// addresses in its configuration, for another start.
+func openThree(t *testing.T) (configs []Config, brokers []*Broker, addrs []string) {
+	t.Helper()
 	rpc := make([]string, 3)
 	for i := range rpc {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,7 +238,7 @@ func TestThreeNodes(t *testing.T) {
 		rpc[i] = l.Addr().String()
 		l.Close()
 	}
-	configs, brokers, addrs := make([]Config, 3), make([]*Broker, 3), make([]string, 3)
+	configs, brokers, addrs = make([]Config, 3), make([]*Broker, 3), make([]string, 3)
 	for i := range configs {
 		configs[i] = testConfig(t)
 		configs[i].NodeID, configs[i].RPCAddr, configs[i].Join = int32(i+1), rpc[i], rpc
@@ -251,6 +253,12 @@ func TestThreeNodes(t *testing.T) {
 	for _, b := range brokers {
 		awaitReady(t, b)
 	}
+	return configs, brokers, addrs
+}
+
+// Three brokers found a cluster, share leadership, and go on without one.
+func TestThreeNodes(t *testing.T) {
+	configs, brokers, addrs := openThree(t)
 	c := newClient(t, addrs)
 	createTopic1(t, c, "events", 6, 3)
 	details, err := kadm.NewClient(c).ListTopics(t.Context(), "events")

@@ -22,7 +22,8 @@ type cluster interface {
 	Controller() (metadata.NodeID, bool)
 	// Leader is the last ready leader that was heard of.
 	Leader(topic segment.TopicID, partition int32) (replication.LeaderInfo, bool)
-	// Alive reports whether a broker can be reached, as far as known here.
+	// Alive reports whether a broker can be reached, as far as known here: one that
+	// was not tried yet counts as alive.
 	Alive(node metadata.NodeID) bool
 	// Partition is the replica on this node.
 	Partition(topic segment.TopicID, partition int32) (partition, bool)

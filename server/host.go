@@ -24,7 +24,7 @@ func (h hostCluster) View() *metadata.View { return h.host.Meta().View() }
 func (h hostCluster) Controller() (metadata.NodeID, bool) { return h.host.Meta().Leader() }
 
 // Alive implements cluster.
-func (h hostCluster) Alive(node metadata.NodeID) bool { return h.host.Up(node) }
+func (h hostCluster) Alive(node metadata.NodeID) bool { return h.host.Reachable(node) }
 
 // Leader implements cluster.
 func (h hostCluster) Leader(topic segment.TopicID, number int32) (replication.LeaderInfo, bool) {

@@ -136,7 +136,7 @@ func (s *httpServer) healthz(w http.ResponseWriter, _ *http.Request) {
 	view := n.cluster.View()
 	h := health{Controller: controllerID(n), Brokers: view.BrokerCount(), Topics: view.TopicCount(), BrokersDown: []int32{}}
 	for b := range view.Brokers() {
-		if b.Node != n.cluster.Node() && !n.cluster.Alive(b.Node) {
+		if !n.alive(b.Node) {
 			h.BrokersDown = append(h.BrokersDown, int32(b.Node))
 		}
 	}

@@ -131,8 +131,10 @@ type address struct {
 
 // addressOf is what the client at the other end of c is told about a broker:
 // this broker's own entry, unless --advertise says otherwise, is the address at
-// which the client's connection arrived, which works through whatever name or
-// forwarded port it used.
+// which the client's connection arrived here. That is right on a machine with
+// several addresses, however the client named it. Where addresses or ports are
+// translated on the way (NAT, a container's published port, a proxy or a tunnel) it
+// is the inner address, which the client cannot reach: there --advertise is needed.
 func (n *node) addressOf(b *metadata.Broker, c *client) address {
 	text := b.KafkaAddress
 	if b.Node == n.cluster.Node() {
@@ -165,6 +167,29 @@ func isLoopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
+}
+
+// alive reports whether a broker serves clients, as far as known here; this one does.
+func (n *node) alive(id metadata.NodeID) bool {
+	return id == n.cluster.Node() || n.cluster.Alive(id)
+}
+
+// fenced are the registered brokers of which clients are not told: those that are
+// not alive. In Kafka the controller fences brokers, and needs a quorum for it; here
+// each broker judges for itself, and one that misses half of the others or more may
+// be the one that is cut off. It fences nobody: clients that started with it need
+// the addresses of the others to get away from it.
+func (n *node) fenced(view *metadata.View) map[metadata.NodeID]bool {
+	fenced := map[metadata.NodeID]bool{}
+	for b := range view.Brokers() {
+		if !n.alive(b.Node) {
+			fenced[b.Node] = true
+		}
+	}
+	if 2*len(fenced) >= view.BrokerCount() {
+		return nil
+	}
+	return fenced
 }
 
 // addresses lists every registered broker.

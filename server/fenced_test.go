@@ -1,0 +1,94 @@
+package server
+
+import (
+	"context"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// listed are the ids of the brokers in a broker's answer to Metadata.
+func listed(t *testing.T, addr string) []int32 {
+	t.Helper()
+	c := dial(t, addr)
+	defer c.close()
+	req := kmsg.NewPtrMetadataRequest()
+	req.SetVersion(12)
+	ids := []int32{}
+	for _, b := range c.request(t, req).(*kmsg.MetadataResponse).Brokers {
+		ids = append(ids, b.NodeID)
+	}
+	return ids
+}
+
+// Clients that ask every broker, as those that list groups do, are not held up by a
+// dead one; as soon as it is back they are told of it again.
+func TestDeadBrokersAreNotListed(t *testing.T) {
+	configs, brokers, addrs := openThree(t)
+	admin := kadm.NewClient(newClient(t, addrs))
+	createTopic1(t, newClient(t, addrs), "events", 3, 3)
+	offsets := kadm.Offsets{}
+	offsets.AddOffset("events", 0, 0, -1)
+	if err := admin.CommitAllOffsets(t.Context(), "billing", offsets); err != nil {
+		t.Fatal(err)
+	}
+	victim := 2 // not the one that coordinates the group, so that it is listed at once
+	if found := admin.FindGroupCoordinators(t.Context(), "billing"); found["billing"].NodeID == int32(victim+1) {
+		victim = 1
+	}
+	if err := brokers[victim].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	for _, admin := range []*kadm.Client{admin, kadm.NewClient(newClient(t, addrs))} {
+		groups, err := admin.ListGroups(ctx)
+		if _, ok := groups["billing"]; err != nil || !ok {
+			t.Fatalf("listing groups without broker %d: %v, %v", victim+1, groups, err)
+		}
+	}
+	rest := []int32{1, int32(4 - victim)}
+	if d := cmp.Diff(rest, listed(t, addrs[0])); d != "" {
+		t.Error(d)
+	}
+	brokers[victim] = openBroker(t, configs[victim])
+	eventually(t, "the broker is listed again", func() bool { return len(listed(t, addrs[0])) == 3 })
+}
+
+// A broker that has just started tells of all brokers, also of those that it has
+// not reached yet: a client that starts with a short list is held up until its next
+// look.
+func TestBrokersThatWereNotTriedAreListed(t *testing.T) {
+	configs, brokers, _ := openThree(t)
+	if err := brokers[0].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	slow := brokers[2].Info().RPC
+	trying, refused := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	configs[0].Dial = func(ctx context.Context, address string) (net.Conn, error) {
+		if address == slow {
+			once.Do(func() { close(trying) })
+			<-refused
+			return nil, syscall.ECONNREFUSED
+		}
+		return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	}
+	b, err := Open(t.Context(), configs[0]) // serves before it is ready
+	if err != nil {
+		t.Fatal(err)
+	}
+	brokers[0] = b
+	<-trying
+	if d := cmp.Diff([]int32{1, 2, 3}, listed(t, b.KafkaAddr())); d != "" {
+		t.Error(d)
+	}
+	close(refused)
+	eventually(t, "a broker that cannot be dialled is left out", func() bool { return len(listed(t, b.KafkaAddr())) == 2 })
+}
