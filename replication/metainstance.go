@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,25 +97,40 @@ func (m *MetaGroup) createStores(cluster string) (MetaStores, error) {
 }
 
 // openStores opens the stores of a member; errOtherDisk if they are not those
-// that this incarnation took part with.
+// that this incarnation took part with. That is said only of what is known to be
+// missing or to be somebody else's, for it cannot be undone: this disk would be
+// another broker from then on, and what its replicas hold lost. What cannot be
+// read now may be read at the next start.
 func (m *MetaGroup) openStores() (MetaStores, error) {
-	if _, err := m.config.FS.Stat(m.config.Dir); err != nil {
+	switch _, err := m.config.FS.Stat(m.config.Dir); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %s is lost: %w", errOtherDisk, m.config.Dir, err)
+	case err != nil:
+		return nil, fmt.Errorf("look for the metadata store: %w", err)
 	}
 	stores, err := m.config.Stores(m.config.FS, m.config.Dir)
 	if err != nil {
 		return nil, err
 	}
-	var found storeIdentity
-	text, err := stores.Get(identityKey)
-	if err == nil {
-		err = json.Unmarshal(text, &found)
-	}
-	if want := m.identity(m.node.ClusterID()); err != nil || found != want {
+	found, err := readIdentity(stores)
+	switch {
+	case err != nil && err.Error() != errNotFound.Error():
+		return nil, errors.Join(fmt.Errorf("read whose the metadata store in %s is: %w", m.config.Dir, err), stores.Close())
+	case err != nil || found != m.identity(m.node.ClusterID()):
 		lost := fmt.Errorf("%w: %s does not hold the metadata of %s", errOtherDisk, m.config.Dir, m.serverID())
 		return nil, errors.Join(lost, stores.Close())
 	}
 	return stores, nil
+}
+
+// readIdentity reads whose the stores are; without a word of it the text of the
+// error is "not found".
+func readIdentity(stores MetaStores) (identity storeIdentity, err error) {
+	text, err := stores.Get(identityKey)
+	if err == nil {
+		err = json.Unmarshal(text, &identity)
+	}
+	return identity, err
 }
 
 // startInstance runs raft on the stores, which it owns from here on.
