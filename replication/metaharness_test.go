@@ -37,8 +37,9 @@ type metaNode struct {
 	id      metadata.NodeID
 	address string
 	fs      *crashfs.FS
-	list    []string // --join
-	without string   // --found-without
+	list    []string     // --join
+	without string       // --found-without
+	stores  StoreFactory // modelStores without
 	logs    *logBuffer
 
 	mu     sync.Mutex
@@ -132,8 +133,12 @@ func (n *metaNode) tryStart() (err error) {
 	}
 	mux := transport.New(transport.Config{Listener: listener, Dial: n.net.network.Dialer(transporttest.Host(n.address)), Identity: node.Identity, Logger: logger})
 	router := transport.NewRouter(transport.RouterConfig{Server: mux})
+	stores := n.stores
+	if stores == nil {
+		stores = modelStores
+	}
 	group, err := OpenMetaGroup(context.Background(), MetaConfig{
-		FS: fsys, Dir: "/data/metadata", Node: node, Mux: mux, Router: router, Stores: modelStores, Join: n.list, FoundWithout: n.without,
+		FS: fsys, Dir: "/data/metadata", Node: node, Mux: mux, Router: router, Stores: stores, Join: n.list, FoundWithout: n.without,
 		RPCAddress: n.address, KafkaAddress: "k" + n.address, Version: "test", SnapshotEntries: 64,
 		Timings: Timings{Heartbeat: 250 * time.Millisecond, Commit: 50 * time.Millisecond}, Logger: logger, Fatal: n.failed,
 	})
