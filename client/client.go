@@ -30,10 +30,15 @@ const (
 // Client is a connection to a cluster: it produces, subscribes and administers.
 // All its methods may be called concurrently.
 type Client struct {
-	kgo    *kgo.Client
-	config config
+	kgo      *kgo.Client
+	config   config
+	refusals *refusals // of the producer
 
 	pings sync.WaitGroup // calls of kgo.Ping, also those that were given up
+
+	closeTimeout time.Duration
+	ended        chan struct{} // closed when Close is done
+	closeErr     error         // valid once ended is closed
 
 	mu            sync.Mutex
 	closed        bool
@@ -53,11 +58,12 @@ func Open(ctx context.Context, addresses []string, options ...Option) (*Client, 
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	low, err := kgo.NewClient(cfg.producerOptions()...)
+	refused := newRefusals()
+	low, err := kgo.NewClient(append([]kgo.Opt{kgo.WithLogger(refused)}, cfg.producerOptions()...)...)
 	if err != nil {
 		return nil, fmt.Errorf("client options: %w", err)
 	}
-	c := &Client{kgo: low, config: cfg, subscriptions: map[*Subscription]struct{}{}}
+	c := &Client{kgo: low, config: cfg, refusals: refused, closeTimeout: closeTimeout, ended: make(chan struct{}), subscriptions: map[*Subscription]struct{}{}}
 	if err := c.Ping(ctx); err != nil {
 		low.Close() // ends a ping that still waits
 		c.pings.Wait()
@@ -107,13 +113,16 @@ func (c *Client) Kgo() *kgo.Client { return c.kgo }
 func (c *Client) Admin() *Admin { return &Admin{client: c, kadm: kadm.NewClient(c.kgo)} }
 
 // Close ends all subscriptions, sends what is buffered (for at most ten seconds
-// each), and closes the connections. Its error tells that buffered records were
-// dropped, or of a subscription's last commit. Closing twice is fine.
+// each), and closes the connections. Records that have no answer by then get their
+// callback with an error that matches [ErrOutcomeUnknown], as does Close's error;
+// otherwise that is of a subscription's last commit. Every Close returns when the
+// first has ended, with the same error.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return nil
+		<-c.ended
+		return c.closeErr
 	}
 	c.closed = true
 	open := make([]*Subscription, 0, len(c.subscriptions))
@@ -121,6 +130,7 @@ func (c *Client) Close() error {
 		open = append(open, s)
 	}
 	c.mu.Unlock()
+	defer close(c.ended)
 
 	errs := make([]error, len(open))
 	var closing sync.WaitGroup // together: a cluster that is gone costs its time-out once
@@ -128,14 +138,18 @@ func (c *Client) Close() error {
 		closing.Go(func() { errs[i] = s.Close() })
 	}
 	closing.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), c.closeTimeout)
 	defer cancel()
 	if err := c.kgo.Flush(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("close: %d records were not acknowledged: %w", c.kgo.BufferedProduceRecords(), err))
+		errs = append(errs, fmt.Errorf("close: %d records were not acknowledged, %w: %w", c.kgo.BufferedProduceRecords(), ErrOutcomeUnknown, err))
 	}
-	c.kgo.Close()
+	c.kgo.Close() // fails what is left, in another goroutine
+	told, stop := context.WithTimeout(context.Background(), c.closeTimeout)
+	defer stop()
+	c.kgo.Flush(told)
 	c.pings.Wait()
-	return errors.Join(errs...)
+	c.closeErr = errors.Join(errs...)
+	return c.closeErr
 }
 
 func (c *Client) isClosed() bool {

@@ -23,6 +23,11 @@
 //
 //	err := c.Produce(ctx, &client.Record{Topic: "orders", Key: key, Value: value})
 //
+// A record that was sent when its context ended, or the client was closed, and that
+// has no answer, fails with [ErrOutcomeUnknown]: it may have been written, and sending
+// it again may write it twice. At most 10,000 records and 64 MiB of them are under way;
+// beyond that producing waits.
+//
 // No topic is ever created by producing to it: [Admin.Ensure] does that.
 //
 // # Consuming

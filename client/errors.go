@@ -40,6 +40,9 @@ var (
 	// ErrLostPartitions: a commit came too late: the partition belongs to
 	// another member now.
 	ErrLostPartitions = errors.New("partitions belong to another member")
+	// ErrOutcomeUnknown: the record was sent, or was about to be, and no answer
+	// came: it may have been written.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrFenced: another producer or member has taken this one's name.
 	ErrFenced = errors.New("fenced by a newer instance")
 )
@@ -128,6 +131,7 @@ const (
 	hintGroups      = "list groups with: millrace group list"
 	hintCredentials = "check user, password and permissions"
 	hintQuorum      = "too few replicas are up; see: millrace cluster health"
+	hintReplicas    = "too few replicas are up for the topic's min.insync.replicas; see: millrace topic describe"
 	hintMembers     = "stop its members first; see: millrace group describe"
 )
 
@@ -158,8 +162,8 @@ var kinds = map[int16]kind{
 	kerr.FencedInstanceID.Code:                   {ErrFenced, "two members use one group instance id", ""},
 	kerr.InvalidProducerEpoch.Code:               {ErrFenced, "two producers use one transactional id", ""},
 	kerr.ProducerFenced.Code:                     {ErrFenced, "two producers use one transactional id", ""},
-	kerr.NotEnoughReplicas.Code:                  {nil, hintQuorum, ""},
-	kerr.NotEnoughReplicasAfterAppend.Code:       {nil, hintQuorum, ""},
+	kerr.NotEnoughReplicas.Code:                  {nil, hintReplicas, ""},
+	kerr.NotEnoughReplicasAfterAppend.Code:       {nil, hintReplicas, ""},
 	kerr.LeaderNotAvailable.Code:                 {nil, hintQuorum, ""},
 	kerr.KafkaStorageError.Code:                  {nil, "a broker's disk is full or damaged; see its log", ""},
 	kerr.CoordinatorNotAvailable.Code:            {nil, hintQuorum, ""},

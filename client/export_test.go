@@ -18,6 +18,9 @@ func (s *Subscription) NarrowTo(partition int32, every time.Duration) {
 	s.kgo.RemoveConsumePartitions(gone)
 }
 
+// CloseWithin sets what bounds the last flush of Close.
+func (c *Client) CloseWithin(d time.Duration) { c.closeTimeout = d }
+
 // CloseWithin sets what bounds Close.
 func (s *Subscription) CloseWithin(d time.Duration) { s.closeTimeout = d }
 
@@ -30,4 +33,15 @@ func (s *Subscription) Pending() map[int32]int {
 		counts[r.Partition]++
 	}
 	return counts
+}
+
+// Refusals are what a client remembers of the answers to its produce requests.
+type Refusals = refusals
+
+// NewRefusals makes refusals that know of none.
+func NewRefusals() *Refusals { return newRefusals() }
+
+// Since is the cause of a failure of the partition that began then.
+func (r *refusals) Since(topic string, partition int32, begin time.Time) error {
+	return r.since(topic, partition, begin)
 }

@@ -45,6 +45,11 @@ const metadataMinAge = 250 * time.Millisecond
 // broker would stand still for that long.
 const fetchMaxWait = 500 * time.Millisecond
 
+// bufferedBytes bounds the keys, values and headers that wait to be sent or
+// acknowledged. franz-go bounds their number alone: 10,000 large records would take
+// all memory.
+const bufferedBytes = 64 << 20
+
 // config is what the options set. It is not changed after Open.
 type config struct {
 	addresses []string
@@ -145,5 +150,6 @@ func (c *config) producerOptions() []kgo.Opt {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(codec),
 		kgo.ProducerLinger(c.linger),
+		kgo.MaxBufferedBytes(bufferedBytes),
 	), c.extra...)
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -13,8 +13,9 @@ import (
 type Failure struct {
 	// Record is the record as it was given.
 	Record *Record
-	// Err says why. Unless it is a definite refusal ([Retryable] is false and
-	// it is a [*KafkaError]) the record may still have been written.
+	// Err says why. One that matches [ErrOutcomeUnknown] leaves open whether the
+	// record was written; time that was up is joined by the broker's last answer,
+	// where there was one.
 	Err error
 }
 
@@ -49,22 +50,38 @@ func (e *ProduceError) Unwrap() []error {
 // set. Records that were not make it return a [*ProduceError].
 //
 // A network error, a lost leader or a restarting broker is retried until ctx
-// ends, without writing anything twice.
+// ends, without writing anything twice. When ctx ends, Produce returns. A record
+// that was sent by then and has no answer cannot be taken back: its error matches
+// [ErrOutcomeUnknown] besides ctx's, it may have been written or may be yet, and
+// producing it again may write it twice. Its Key, Value and Headers must not be
+// changed until [Client.Flush] has returned nil or the client is closed.
 func (c *Client) Produce(ctx context.Context, records ...*Record) error {
-	reasons := make([]error, len(records))
-	var waiting sync.WaitGroup
-	waiting.Add(len(records))
-	for i, r := range records {
-		c.kgo.Produce(ctx, r, func(_ *Record, err error) {
-			reasons[i] = err
-			waiting.Done()
-		})
+	if c.isClosed() {
+		return allFailed(records, ErrClosed)
 	}
-	waiting.Wait()
+	begin := time.Now()
+	answers := make(chan answer, len(records)) // room for all: a late one waits for nobody
+	for i, r := range records {
+		// A copy is sent: what becomes of it after ctx has ended would otherwise
+		// be written into a record that the caller has back.
+		sent := *r
+		c.kgo.Produce(ctx, &sent, func(r *Record, err error) { answers <- answer{i, r, err} })
+	}
+	reasons := make([]error, len(records))
+	for i, a := range await(ctx, answers, len(records)) {
+		if a == nil {
+			reasons[i] = c.failure(fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err()), records[i], begin)
+			continue
+		}
+		own := records[i].Context // the copy has that of this call
+		*records[i] = *a.record
+		records[i].Context = own
+		reasons[i] = c.failure(a.err, records[i], begin)
+	}
 	var failed []Failure
 	for i, err := range reasons {
 		if err != nil {
-			failed = append(failed, Failure{Record: records[i], Err: convert(err, records[i].Topic, records[i].Partition)})
+			failed = append(failed, Failure{Record: records[i], Err: err})
 		}
 	}
 	if len(failed) == 0 {
@@ -73,21 +90,88 @@ func (c *Client) Produce(ctx context.Context, records ...*Record) error {
 	return &ProduceError{Failed: failed, Sent: len(records)}
 }
 
-// ProduceAsync sends a record and returns once it is buffered, which waits only
-// when 10,000 records are under way. done, which may be nil, is called when the
-// record is acknowledged or has failed, for one partition in the order of the
-// records, on a goroutine that all callbacks share: it must not block. The
-// record must not be changed before.
-func (c *Client) ProduceAsync(ctx context.Context, record *Record, done func(*Record, error)) {
-	c.kgo.Produce(ctx, record, func(r *Record, err error) {
-		if done != nil {
-			done(r, convert(err, r.Topic, r.Partition))
+// answer is what became of a record.
+type answer struct {
+	index  int
+	record *Record
+	err    error
+}
+
+// await collects n answers, until ctx ends; what has none by then is nil.
+func await(ctx context.Context, answers <-chan answer, n int) []*answer {
+	known := make([]*answer, n)
+	for range n {
+		select {
+		case a := <-answers:
+			known[a.index] = &a
+			continue
+		case <-ctx.Done():
 		}
-	})
+		select { // one that is there already counts
+		case a := <-answers:
+			known[a.index] = &a
+		default:
+			return known
+		}
+	}
+	return known
+}
+
+func allFailed(records []*Record, err error) error {
+	if len(records) == 0 {
+		return err
+	}
+	failed := make([]Failure, len(records))
+	for i, r := range records {
+		failed[i] = Failure{Record: r, Err: err}
+	}
+	return &ProduceError{Failed: failed, Sent: len(records)}
+}
+
+// failure gives the error of a record that was given at begin its final form: with
+// the types of this package, and with what the broker said meanwhile if the error is
+// only that time was up.
+func (c *Client) failure(err error, r *Record, begin time.Time) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kgo.ErrClientClosed):
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
+	case !errors.Is(err, kgo.ErrRecordTimeout) && !errors.Is(err, kgo.ErrRecordRetries) && !errors.Is(err, ErrOutcomeUnknown) &&
+		!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled):
+		return convert(err, r.Topic, r.Partition)
+	}
+	if cause := c.refusals.since(r.Topic, r.Partition, begin); cause != nil {
+		return fmt.Errorf("%w; the last answer: %w", err, cause)
+	}
+	return err
+}
+
+// ProduceAsync sends a record and returns once it is buffered, which waits only
+// when 10,000 records or 64 MiB of them are under way. done, which may be nil, is
+// called when the record is acknowledged or has failed, for one partition in the
+// order of the records, on a goroutine that all callbacks share: it must not block.
+// The record must not be changed before.
+//
+// When ctx ends, a record that was not sent yet fails with ctx's error. One that was
+// sent waits for its answer however long that takes, since whether it was written is
+// not known before; done is called at the latest by [Client.Close], then with an
+// error that matches [ErrOutcomeUnknown].
+func (c *Client) ProduceAsync(ctx context.Context, record *Record, done func(*Record, error)) {
+	if done == nil {
+		done = func(*Record, error) {}
+	}
+	if c.isClosed() {
+		done(record, ErrClosed)
+		return
+	}
+	begin := time.Now()
+	c.kgo.Produce(ctx, record, func(r *Record, err error) { done(r, c.failure(err, r, begin)) })
 }
 
 // Flush waits until every record given so far is acknowledged or has failed, and
-// its callback has returned. Its only error is ctx's.
+// its callback has returned. Its only error is ctx's: then records are still under
+// way, and those that were sent have an unknown outcome (see [ErrOutcomeUnknown]).
 func (c *Client) Flush(ctx context.Context) error {
 	if err := c.kgo.Flush(ctx); err != nil {
 		if errors.Is(err, kgo.ErrClientClosed) {
