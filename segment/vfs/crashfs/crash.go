@@ -1,6 +1,7 @@
 package crashfs
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 )
@@ -165,19 +166,30 @@ func (l *loss) file(n *inode) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	odds := l.odds()
-	result := n.durable.clone()
-	if len(n.pending) > 0 {
+	result, size := n.durable.clone(), n.durable.size
+	if l.Keep == KeepEverything { // what a failed Sync lost is still in memory
+		result, size = n.volatile.clone(), n.volatile.size
+	} else {
+		l.found(n, &result, odds)
 		sized := l.sizedUpTo(len(n.pending), odds)
 		l.replay(n, &result, sized, odds)
-		size := n.durable.size
 		if sized > 0 {
 			size = n.pending[sized-1].size
 		}
-		result.size = max(result.size, size)
-		result.truncate(size)
 	}
+	result.size = max(result.size, size)
+	result.truncate(size)
 	n.durable, n.volatile = result, result.clone()
-	n.pending, n.unsynced, n.syncFails = nil, 0, false
+	n.pending, n.unsynced, n.lost, n.failed = nil, 0, nil, nil
+}
+
+// found lets some of the sectors that a failed Sync lost be on the disk after all.
+func (l *loss) found(n *inode, result *image, odds float64) {
+	for _, s := range slices.Sorted(maps.Keys(n.lost)) {
+		if l.rng.Float64() < odds {
+			n.failed.copySector(result, s)
+		}
+	}
 }
 
 // sizedUpTo draws how many changes of the length survive: a first part of them.
@@ -187,6 +199,9 @@ func (l *loss) sizedUpTo(n int, odds float64) int {
 		return 0
 	case 1:
 		return n
+	}
+	if n == 0 {
+		return 0
 	}
 	return l.rng.IntN(n + 1)
 }
@@ -285,7 +300,7 @@ func (c *cloner) entry(e entry) entry {
 		defer n.mu.Unlock()
 		c.files[n] = &inode{
 			durable: n.durable.clone(), volatile: n.volatile.clone(), pending: slices.Clone(n.pending),
-			unsynced: n.unsynced, syncFails: n.syncFails,
+			unsynced: n.unsynced, lost: maps.Clone(n.lost), failed: n.failed,
 		}
 	}
 	return entry{file: c.files[e.file]}

@@ -194,23 +194,6 @@ func TestUnsyncedDirectoryTakesItsFiles(t *testing.T) {
 	wantError(t, errOf(disk.Stat("topic")), fs.ErrNotExist)
 }
 
-// TestFailedSync checks fsyncgate: a sync that failed once leaves what was
-// written before and after it in danger, whatever later syncs say.
-func TestFailedSync(t *testing.T) {
-	disk := crashfs.New(1)
-	check(t, vfs.WriteFile(disk, "a", []byte("old")))
-	file := must(disk.Open("a"))(t)
-	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpSync})
-	write(t, file, "new", 0)
-	wantError(t, file.Sync(), crashfs.ErrInjected)
-	check(t, file.Sync())
-	if fault.Fired() != 1 {
-		t.Errorf("fired %d times", fault.Fired())
-	}
-	disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
-	wantFile(t, disk, "a", "old")
-}
-
 // TestSpace checks the limit: partial writes, whole preallocations, space that
 // comes back.
 func TestSpace(t *testing.T) {

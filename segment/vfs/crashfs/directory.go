@@ -26,6 +26,7 @@ type nameChange struct {
 	set    string // "" for none
 	entry  entry
 	move   *move // of a rename between directories
+	lost   bool  // by a SyncDir that failed
 }
 
 // move ties the halves of a rename between two directories together: the old
@@ -50,12 +51,20 @@ func (c nameChange) apply(names map[string]entry) {
 }
 
 // sync makes the names durable. The first half of a move whose other half is not
-// durable yet stays undone, and so does what was done to that name after it.
+// durable yet stays undone, and so does what was done to that name after it. What
+// an earlier failed one lost stays lost, until the name is changed again.
 func (d *directory) sync() {
 	var kept []nameChange
-	for _, c := range d.pending {
+	for i, c := range d.pending {
+		if c.lost {
+			again := func(later nameChange) bool { return !later.lost && later.touches(c) }
+			if !slices.ContainsFunc(d.pending[i+1:], again) {
+				kept = append(kept, c)
+			}
+			continue
+		}
 		waits := c.move != nil && c.set == "" && !c.move.arrived
-		waits = waits || slices.ContainsFunc(kept, func(k nameChange) bool { return k.touches(c) })
+		waits = waits || slices.ContainsFunc(kept, func(k nameChange) bool { return !k.lost && k.touches(c) })
 		if waits {
 			kept = append(kept, c)
 			continue
@@ -66,6 +75,14 @@ func (d *directory) sync() {
 		}
 	}
 	d.pending = kept
+}
+
+// failSync is a SyncDir that failed: no later one makes what was to be synced
+// durable. It may be on the disk all the same.
+func (d *directory) failSync() {
+	for i := range d.pending {
+		d.pending[i].lost = true
+	}
 }
 
 // touches reports that two changes have a name in common.

@@ -32,10 +32,20 @@
 //
 // Synced sectors do not change by themselves, unless a test says so with FlipBit
 // or Corrupt. A file with very much unsynced data (16 MiB, or 16,384 changes) is
-// partly written back on its own, as kernels do; no promise is made by that. After a
-// Sync that a fault made fail, later ones of that file return nil and make nothing
-// durable until the next boot: Linux may mark the lost pages clean (fsyncgate), and a caller
-// that tries again must not get away with it.
+// partly written back on its own, as kernels do; no promise is made by that.
+//
+// # A sync that failed
+//
+// It is what Linux makes of it (fsyncgate). The sectors that were to be written are
+// lost: they stay in memory, clean, so that everybody reads them, also a program
+// that starts later in the same boot, and later Syncs return nil without writing
+// them. A crash may find some of them on the disk. Whoever writes them again makes
+// them dirty again, and the Sync after that durable; it writes no other of the lost
+// ones. Changes of a length are in the file system's journal, and stay to be synced.
+//
+// The names that a failed SyncDir was to make durable are lost in the same way,
+// until they are set or removed again. (A journal that cannot be written ends the
+// file system, on Linux, and so loses less.)
 //
 // Locks: FS.mu guards names, faults and the space count; each inode has a lock for
 // its data. FS.mu is never taken under an inode's lock.

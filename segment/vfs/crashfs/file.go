@@ -40,7 +40,7 @@ func (f *file) run(op Op, off, length int64, do func(short bool) error) error {
 		}
 	} else if op == OpSync && err != ErrCrashed {
 		f.node.mu.Lock()
-		f.node.syncFails = true
+		f.node.failSync()
 		f.node.mu.Unlock()
 	}
 	err = f.mount.disk.done(f.mount.boot, Event{Op: op, Path: f.path, Offset: off, Length: length, Err: err})

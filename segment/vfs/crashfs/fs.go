@@ -365,13 +365,23 @@ func (m *Mount) Stat(name string) (fs.FileInfo, error) {
 
 // SyncDir makes the names in a directory durable; see vfs.FS.
 func (m *Mount) SyncDir(dir string) error {
-	return m.run(OpSyncDir, dir, func() error {
+	done := false
+	err := m.run(OpSyncDir, dir, func() error {
 		d, err := m.disk.directory(dir)
 		if err == nil {
 			d.sync()
 		}
+		done = true
 		return err
 	})
+	if err != nil && !done && !errors.Is(err, ErrCrashed) {
+		m.disk.mu.Lock()
+		defer m.disk.mu.Unlock()
+		if d, missing := m.disk.directory(dir); missing == nil {
+			d.failSync()
+		}
+	}
+	return err
 }
 
 // Lock takes an exclusive lock on a file; see vfs.FS. A crash ends it.

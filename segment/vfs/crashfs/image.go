@@ -64,6 +64,13 @@ func (m *image) writeAt(p []byte, off int64) {
 	}
 }
 
+// copySector stores one sector of m in another image.
+func (m *image) copySector(to *image, sector int64) {
+	var b [sectorSize]byte
+	m.readAt(b[:], sector*sectorSize)
+	to.writeAt(b[:], sector*sectorSize)
+}
+
 // own returns page i for writing, copied or made if need be.
 func (m *image) own(i int64) *page {
 	m.extend(i + 1)
