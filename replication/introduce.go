@@ -54,7 +54,7 @@ const (
 	// introduceTimeout bounds one introduction.
 	introduceTimeout = time.Second
 	// upInterval is how often a replica without a leader, or that is no member yet,
-	// introduces itself again.
+	// introduces itself again, and the leader to who is no member yet.
 	upInterval = 250 * time.Millisecond
 )
 
@@ -228,12 +228,14 @@ func (m *MetaGroup) forgetGone() {
 }
 
 // tellPeers introduces this replica to the brokers it has not told yet, as who
-// they are now, and to all while it has no leader or is no member. It reports
-// whether it must do so again without being asked.
+// they are now, to all while it has no leader or is no member, and as the leader to
+// each that is no member yet. It reports whether it must do so again without being
+// asked.
 func (m *MetaGroup) tellPeers(in *metaInstance, told map[metadata.NodeID]transport.Peer) (again bool) {
 	servers := in.raft.GetConfiguration().Configuration().Servers
 	_, led := m.Leader()
-	again = !led || !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == in.id })
+	toAll := !led || !isMember(servers, in.id)
+	again = toAll
 	var work sync.WaitGroup
 	for node := range m.otherNodes(servers) {
 		status, ok := m.config.Mux.Status(node)
@@ -241,8 +243,10 @@ func (m *MetaGroup) tellPeers(in *metaInstance, told map[metadata.NodeID]transpo
 			delete(told, node)
 			continue
 		}
+		outside := m.leftOutside(in, servers, status.Peer)
+		again = again || outside
 		first := told[node] != status.Peer
-		if !first && !again {
+		if !first && !toAll && !outside {
 			continue
 		}
 		told[node] = status.Peer
@@ -250,6 +254,19 @@ func (m *MetaGroup) tellPeers(in *metaInstance, told map[metadata.NodeID]transpo
 	}
 	work.Wait()
 	return again
+}
+
+// leftOutside reports whether this node leads and a broker is registered and no
+// member yet. Its replica may have begun to run after the leader introduced itself,
+// and may know others only, since a follower had it registered: nobody but the
+// leader knows who waits for whom.
+func (m *MetaGroup) leftOutside(in *metaInstance, servers []raft.Server, peer transport.Peer) bool {
+	b, ok := m.View().Broker(peer.Node)
+	return ok && b.Incarnation == peer.Incarnation && in.raft.State() == raft.Leader && !isMember(servers, raft.ServerID(b.ServerID()))
+}
+
+func isMember(servers []raft.Server, id raft.ServerID) bool {
+	return slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id })
 }
 
 // otherNodes are all brokers that this one knows of.
@@ -265,6 +282,11 @@ func (m *MetaGroup) otherNodes(servers []raft.Server) map[metadata.NodeID]bool {
 	}
 	for _, p := range m.node.knownPeers() {
 		nodes[p.Node] = true
+	}
+	for _, id := range m.peers.all() { // whoever has introduced itself
+		if node, _, err := transport.ParseServerID(id); err == nil {
+			nodes[node] = true
+		}
 	}
 	delete(nodes, m.node.ID())
 	return nodes
