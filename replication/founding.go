@@ -39,6 +39,11 @@ import (
 //	      itself, and as leader writes the cluster id as the first command, if
 //	      that is not in the log yet. Only now do handshakes carry the id.
 //	4 raft runs; Found is applied; the others are let in.
+//
+// Found also says how many the founders are, which is kept with the name of
+// DATA/metadata until then. While fewer have registered the cluster is being
+// founded (metadata.View.Founding): nobody is ready, and no topic gets fewer
+// replicas for good because its creation came before the second broker.
 
 // answer is what came back from one address.
 type answer struct {
@@ -51,6 +56,7 @@ type answer struct {
 // decision is what a node with an empty disk does next.
 type decision struct {
 	found   bool     // found the cluster
+	count   int      // of its founders
 	cluster string   // join this cluster
 	via     []answer // members of it
 	trouble []string // or wait, for these reasons
@@ -87,7 +93,7 @@ func decide(self transport.Identity, list []string, without string, answers []an
 		lowest = min(lowest, id)
 	}
 	if lowest == self.Node {
-		return decision{found: true}
+		return decision{found: true, count: len(ids)}
 	}
 	return decision{trouble: []string{fmt.Sprintf("node %d at %s founds the cluster", lowest, ids[lowest].address)}}
 }
@@ -185,7 +191,7 @@ func (m *MetaGroup) enter() error {
 		}
 		switch {
 		case d.found:
-			return m.found()
+			return m.found(d.count)
 		case d.cluster != "":
 			joined, err := m.joinVia(d)
 			if joined || err != nil {
@@ -307,10 +313,10 @@ func newClusterID() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// found makes this node the first member of a new cluster.
-func (m *MetaGroup) found() error {
+// found makes this node the first member of a new cluster of so many founders.
+func (m *MetaGroup) found(founders int) error {
 	cluster := newClusterID()
-	stores, err := m.createStores(cluster)
+	stores, err := m.createStores(cluster, founders)
 	if err != nil {
 		return err
 	}
@@ -323,6 +329,43 @@ func (m *MetaGroup) found() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("found a cluster: %w", err), stores.Close())
 	}
-	m.logger.Info("founded a cluster", "cluster", cluster, "node", m.node.ID())
+	m.logger.Info("founded a cluster", "cluster", cluster, "node", m.node.ID(), "founders", founders)
 	return m.startInstance(stores)
+}
+
+// doWithout ends the founding of a cluster that waits for a founder which will
+// never come (--found-without), also where the others have joined already. Any
+// broker may be told.
+func (m *MetaGroup) doWithout() {
+	registered := func(v *metadata.View) bool { return v.HasSession(m.node.ID(), m.process.Load()) }
+	if m.waitView(m.ctx, registered) != nil {
+		return
+	}
+	if _, founding := m.View().Founding(); !founding {
+		return
+	}
+	_, _, err := m.Change(m.ctx, &metadata.FoundWithout{Founders: uint32(max(len(m.config.Join)-1, 1))})
+	switch {
+	case m.ctx.Err() != nil:
+	case err != nil:
+		m.logger.Error("the cluster still waits for a founder", "address", m.config.FoundWithout, "err", err)
+	default:
+		m.logger.Info("the cluster does without a founder", "address", m.config.FoundWithout)
+	}
+}
+
+// founding says which founders are there while the cluster is being founded; else
+// it is empty.
+func (m *MetaGroup) founding() string {
+	view := m.View()
+	progress, founding := view.Founding()
+	if !founding {
+		return ""
+	}
+	var there []string
+	for b := range view.Brokers() {
+		there = append(there, fmt.Sprintf("node %d at %s", b.Node, b.RPCAddress))
+	}
+	return fmt.Sprintf("cluster %s is being founded: %s (%s): start the others, or restart a broker with --found-without and the address of one that will never come",
+		view.ClusterID(), progress, strings.Join(there, ", "))
 }

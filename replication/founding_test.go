@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/replication/transport/transporttest"
+	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -141,6 +144,95 @@ func TestFoundWithout(t *testing.T) {
 			t.Errorf("node %d is in cluster %s", n.id, n.node.ClusterID())
 		}
 	}
+}
+
+// emptyBroker answers introductions like a broker with an empty disk, and asks
+// nobody.
+func (n *metaNode) emptyBroker() (stop func()) {
+	n.net.Helper()
+	listener, err := n.net.network.Listen(n.address)
+	must(n.net.T, err)
+	own := transport.Identity{Node: n.id, Incarnation: newIncarnation()}
+	mux := transport.New(transport.Config{Listener: listener, Dial: n.net.network.Dialer(transporttest.Host(n.address)),
+		Identity: func() transport.Identity { return own }, Logger: discard()})
+	said, err := json.Marshal(introduction{Address: n.address, List: normalize(n.list)})
+	must(n.net.T, err)
+	mux.Handle(transport.MethodFounding, func(r *transport.Request) { r.Reply(said) })
+	mux.Start()
+	return func() { _ = mux.Close() }
+}
+
+// founding requires that a node comes to see the founding as far as that; an empty
+// text stands for its end.
+func (n *metaNode) founding(want string) {
+	n.net.Helper()
+	eventually(n.net.T, fmt.Sprintf("node %d to see the founding: %q", n.id, want), func() bool {
+		progress, _ := n.group.View().Founding()
+		return n.group.View().ClusterID() != "" && progress == want
+	})
+}
+
+// TestFoundingLastsUntilAllHaveJoined: also when the founders that have joined are
+// all started again before the third comes.
+func TestFoundingLastsUntilAllHaveJoined(t *testing.T) {
+	net := newMetaNet(t)
+	nodes := net.founders(3)
+	stop := nodes[2].emptyBroker()
+	nodes[0].start()
+	nodes[1].start()
+	net.settled()
+	for _, n := range nodes[:2] {
+		n.founding("2 of 3 founding brokers have joined")
+	}
+	stop()
+	for _, n := range nodes[:2] {
+		n.kill()
+	}
+	for _, n := range nodes[:2] {
+		n.start()
+	}
+	net.settled()
+	for _, n := range nodes[:2] {
+		n.founding("2 of 3 founding brokers have joined")
+	}
+	own := metadata.Replica{Node: 2, Incarnation: 7, NodeIncarnation: nodes[1].node.Incarnation()}
+	_, err := nodes[1].change(&metadata.CreateTopic{Name: "early", ID: segment.NewTopicID(), Partitions: []metadata.Partition{{Replicas: []metadata.Replica{own}}}})
+	var refused *metadata.Refusal
+	if !errors.As(err, &refused) || refused.Code != metadata.BeingFounded {
+		t.Errorf("a topic in a cluster that is being founded: %v", err)
+	}
+	eventually(t, "the line in the log", func() bool {
+		return nodes[0].logs.has("is being founded: 2 of 3 founding brokers have joined (node 1 at host1:1, node 2 at host2:1)")
+	})
+	nodes[2].start()
+	net.settled()
+	for _, n := range nodes {
+		n.founding("")
+	}
+	nodes[2].stop()
+	nodes[0].kill().start().serves()
+	nodes[0].founding("")
+	nodes[1].create("later")
+}
+
+// TestDoWithoutAFounderThatNeverJoined: any broker may be told, also one that is a
+// member already.
+func TestDoWithoutAFounderThatNeverJoined(t *testing.T) {
+	net := newMetaNet(t)
+	nodes := net.founders(3)
+	stop := nodes[2].emptyBroker()
+	nodes[0].start()
+	nodes[1].start()
+	net.settled()
+	stop()
+	nodes[0].founding("2 of 3 founding brokers have joined")
+	nodes[1].stop()
+	nodes[1].without = "host3:1"
+	nodes[1].start()
+	for _, n := range nodes[:2] {
+		n.founding("")
+	}
+	nodes[0].create("kept")
 }
 
 // TestOneWipedFounderJoinsAgain: a node that lost its disk, the founder itself

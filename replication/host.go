@@ -228,8 +228,9 @@ func (h *Host) WatchLeaders(ch chan<- struct{}) (cancel func()) { return h.watch
 
 func (h *Host) notifyLeaders() { h.watchers.notify() }
 
-// WaitReady returns when the metadata is caught up and every local replica is
-// recovered (or is known to be out of its group) and has a known leader.
+// WaitReady returns when the metadata is caught up, all founders of the cluster
+// have joined it, and every local replica is recovered (or is known to be out of
+// its group) and has a known leader.
 func (h *Host) WaitReady(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	defer h.WatchLeaders(changed)()
@@ -254,7 +255,11 @@ func (h *Host) WaitReady(ctx context.Context) error {
 }
 
 func (h *Host) ready() bool {
-	for topic := range h.meta.View().Topics() {
+	view := h.meta.View()
+	if _, founding := view.Founding(); founding {
+		return false
+	}
+	for topic := range view.Topics() {
 		for i, p := range topic.Partitions {
 			for _, r := range p.Replicas {
 				if r.Node == h.node.ID() && !h.replicaReady(transport.GroupID{Topic: topic.ID, Partition: int32(i)}) {

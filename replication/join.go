@@ -207,7 +207,7 @@ func (m *MetaGroup) judgeResult(r metadata.Result) error {
 
 // becomeMember makes this node's empty part of the group and runs it.
 func (m *MetaGroup) becomeMember(d decision) error {
-	stores, err := m.createStores(d.cluster)
+	stores, err := m.createStores(d.cluster, 0)
 	if err != nil {
 		return err
 	}

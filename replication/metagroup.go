@@ -115,6 +115,9 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	config.Timings = config.Timings.withDefaults()
 	config.Join = normalize(config.Join)
 	config.FoundWithout = strings.TrimSpace(config.FoundWithout)
+	if len(config.Join) > metadata.MaxFounders {
+		return nil, fmt.Errorf("%d --join addresses, at most %d", len(config.Join), metadata.MaxFounders)
+	}
 	if config.FoundWithout != "" && !slices.Contains(config.Join, config.FoundWithout) {
 		return nil, fmt.Errorf("--found-without %s is none of the --join addresses %s", config.FoundWithout, orNone(config.Join))
 	}
@@ -137,6 +140,9 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	m.work.Go(m.raiseStartsHourly)
 	m.work.Go(func() { m.run(first) })
 	m.work.Go(m.complain)
+	if config.FoundWithout != "" {
+		m.work.Go(m.doWithout)
+	}
 	if member {
 		m.work.Go(m.warnOfStrangers)
 	}
@@ -149,7 +155,7 @@ func (m *MetaGroup) begin() (start, error) {
 	case m.node.member():
 		return m.openMember()
 	case m.node.ClusterID() == "" && len(m.config.Join) == 0:
-		return start{}, m.found()
+		return start{}, m.found(1)
 	}
 	return start{}, nil
 }
@@ -311,8 +317,9 @@ const (
 	// complaintInterval is how often a node that cannot go on says why, after the
 	// first second.
 	complaintInterval = 5
-	// leaderlessGrace is how many seconds a member may be without a leader before
-	// it says so: an election is no trouble.
+	// leaderlessGrace is how many seconds a member may be without a leader, or the
+	// cluster without some of its founders, before it says so: an election is no
+	// trouble.
 	leaderlessGrace = 3
 )
 
@@ -330,6 +337,9 @@ func (m *MetaGroup) complain() {
 		text, grace := m.Waiting(), 1
 		if text == "" && m.leaderless() {
 			text, grace = m.quorum(), leaderlessGrace
+		}
+		if text == "" {
+			text, grace = m.founding(), leaderlessGrace
 		}
 		if text == "" {
 			waited = 0

@@ -60,6 +60,9 @@ type storeIdentity struct {
 	Cluster     string    `json:"cluster"`
 	Node        int32     `json:"node"`
 	Incarnation hexNumber `json:"incarnation"`
+	// Founders is how many brokers found the cluster, for who writes Found; 0 in the
+	// stores of all others.
+	Founders int `json:"founders,omitempty"`
 }
 
 // identityKey is where it is kept in the stable store.
@@ -69,9 +72,10 @@ func (m *MetaGroup) identity(cluster string) storeIdentity {
 	return storeIdentity{Cluster: cluster, Node: int32(m.node.ID()), Incarnation: hexNumber(m.node.Incarnation())}
 }
 
-// createStores makes empty stores for a cluster, durably. What may be there is
-// left over from a crash before this node became a member, and never took part.
-func (m *MetaGroup) createStores(cluster string) (MetaStores, error) {
+// createStores makes empty stores for a cluster, durably; founders is how many
+// found it, or 0 if this node does not. What may be there is left over from a
+// crash before this node became a member, and never took part.
+func (m *MetaGroup) createStores(cluster string, founders int) (MetaStores, error) {
 	fsys := m.config.FS
 	if err := fsys.RemoveAll(m.config.Dir); err != nil {
 		return nil, fmt.Errorf("clear the metadata folder: %w", err)
@@ -86,7 +90,9 @@ func (m *MetaGroup) createStores(cluster string) (MetaStores, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(m.identity(cluster))
+	identity := m.identity(cluster)
+	identity.Founders = founders
+	text, err := json.Marshal(identity)
 	if err == nil {
 		err = stores.Set(identityKey, text)
 	}
@@ -113,6 +119,7 @@ func (m *MetaGroup) openStores() (MetaStores, error) {
 		return nil, err
 	}
 	found, err := readIdentity(stores)
+	found.Founders = 0
 	switch {
 	case err != nil && err.Error() != errNotFound.Error():
 		return nil, errors.Join(fmt.Errorf("read whose the metadata store in %s is: %w", m.config.Dir, err), stores.Close())

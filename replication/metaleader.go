@@ -73,12 +73,17 @@ func (m *MetaGroup) lead(in *metaInstance) {
 // becomeReady returns when everything of earlier terms is applied here, and the
 // cluster has its name. The name is a command of this term, so it is as good as a
 // barrier; it was in node.json before this group had a leader, so a crash in
-// between names no other cluster.
+// between names no other cluster. A later leader that has not applied anything yet
+// writes it once more, which changes nothing.
 func (m *MetaGroup) becomeReady(in *metaInstance) error {
 	if m.View().ClusterID() != "" {
 		return in.await(m.ctx, in.raft.Barrier(0))
 	}
-	command, err := metadata.EncodeCommand(metadata.Origin{}, &metadata.Found{ClusterID: m.node.ClusterID()})
+	identity, err := readIdentity(in.stores)
+	if err != nil {
+		return fmt.Errorf("read the number of founders: %w", err)
+	}
+	command, err := metadata.EncodeCommand(metadata.Origin{}, &metadata.Found{ClusterID: m.node.ClusterID(), Founders: uint32(identity.Founders)})
 	if err != nil {
 		return err
 	}

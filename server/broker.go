@@ -193,7 +193,8 @@ func (b *Broker) assemble(settings *brokerSettings, s *sockets) {
 // begin accepts clients once the metadata is caught up, so that none is told of
 // an empty cluster, and announces the broker when every replica is ready. A
 // partition without a majority keeps the broker from being ready, not from
-// serving the others.
+// serving the others; a founder that has not joined yet keeps topics from being
+// created too.
 func (b *Broker) begin() {
 	for b.host.Meta().CaughtUp(b.context) != nil {
 		select {
@@ -229,8 +230,9 @@ func (b *Broker) watchFatal() {
 	}
 }
 
-// Ready is closed once the broker can serve: its metadata is caught up and every
-// replica on it is recovered and has a known leader.
+// Ready is closed once the broker can serve: its metadata is caught up, all
+// founders of the cluster have joined it, and every replica on it is recovered and
+// has a known leader.
 func (b *Broker) Ready() <-chan struct{} { return b.ready }
 
 // Stopped is closed when the broker was closed, by whomever.

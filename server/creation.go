@@ -56,6 +56,11 @@ func (n *node) plan(view *metadata.View, spec *topicSpec) (*metadata.CreateTopic
 	if _, ok := view.TopicNamed(spec.name); ok {
 		return nil, fail(kerr.TopicAlreadyExists, fmt.Sprintf("topic %s exists", spec.name))
 	}
+	// Retriable, because it passes by itself: the brokers that are there would get
+	// the replicas of all, for good.
+	if progress, founding := view.Founding(); founding {
+		return nil, fail(kerr.LeaderNotAvailable, progress+": topics can be created when all have")
+	}
 	for _, name := range sortedKeys(spec.configs) {
 		if err := checkTopicConfig(name, spec.configs[name]); err != nil {
 			return nil, fail(kerr.InvalidConfig, err.Error())

@@ -118,6 +118,7 @@ var refusalCodes = map[metadata.Code]*kerr.Error{
 	metadata.InvalidPartitions: kerr.InvalidPartitions,
 	metadata.InvalidReplicas:   kerr.InvalidReplicaAssignment,
 	metadata.StaleBroker:       kerr.RequestTimedOut,
+	metadata.BeingFounded:      kerr.LeaderNotAvailable,
 }
 
 // changeFailure maps an error of a metadata change.

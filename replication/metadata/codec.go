@@ -28,6 +28,7 @@ var ErrCorrupt = errors.New("metadata: damaged bytes")
 type coder struct {
 	buf      []byte // encoding: written so far; decoding: not yet read
 	decoding bool
+	version  uint8 // of the layout
 	err      error
 }
 

@@ -23,6 +23,7 @@ const (
 	numberConfirmDelete       number = 5
 	numberAlterTopicConfigs   number = 6
 	numberAllocateProducerIDs number = 7
+	numberFoundWithout        number = 8
 )
 
 // Command is a change of the cluster's state. Its fields must not be changed
@@ -37,19 +38,20 @@ type Command interface {
 
 // spec is one row of the table of commands.
 type spec struct {
-	version uint8          // the newest layout this program writes and reads
+	version uint8          // the layout that this program writes; it reads all from 1 on
 	blank   func() Command // what the body is decoded into
 }
 
 // commands is the table of everything that can be in the log.
 var commands = map[number]spec{
-	numberFound:               {1, func() Command { return new(Found) }},
+	numberFound:               {2, func() Command { return new(Found) }},
 	numberRegisterBroker:      {1, func() Command { return new(RegisterBroker) }},
 	numberCreateTopic:         {1, func() Command { return new(CreateTopic) }},
 	numberDeleteTopic:         {1, func() Command { return new(DeleteTopic) }},
 	numberConfirmDelete:       {1, func() Command { return new(ConfirmDelete) }},
 	numberAlterTopicConfigs:   {1, func() Command { return new(AlterTopicConfigs) }},
 	numberAllocateProducerIDs: {1, func() Command { return new(AllocateProducerIDs) }},
+	numberFoundWithout:        {1, func() Command { return new(FoundWithout) }},
 }
 
 // The envelope of a command:
@@ -94,7 +96,7 @@ func EncodeCommand(o Origin, cmd Command) ([]byte, error) {
 }
 
 func encode(o Origin, n number, version, flags uint8, body func(*coder)) ([]byte, error) {
-	c := coder{buf: make([]byte, envelopeSize, 256)}
+	c := coder{buf: make([]byte, envelopeSize, 256), version: version}
 	body(&c)
 	if err := c.finish(); err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)
@@ -131,11 +133,11 @@ func DecodeCommand(b []byte) (o Origin, cmd Command, ignorable bool, err error) 
 	o = Origin{Node: NodeID(binary.BigEndian.Uint32(b[4:])), Session: binary.BigEndian.Uint64(b[8:]),
 		Sequence: binary.BigEndian.Uint64(b[16:]), Done: binary.BigEndian.Uint64(b[24:])}
 	row, known := commands[number(b[2])]
-	if !known || b[3] != row.version {
+	if !known || b[3] < 1 || b[3] > row.version {
 		return o, nil, b[1]&flagIgnorable != 0, fmt.Errorf("%w: command %d version %d", ErrUnknownCommand, b[2], b[3])
 	}
 	cmd = row.blank()
-	c := coder{buf: b[envelopeSize:sum], decoding: true}
+	c := coder{buf: b[envelopeSize:sum], decoding: true, version: b[3]}
 	cmd.fields(&c)
 	if err := c.finish(); err != nil {
 		return o, nil, false, fmt.Errorf("decode command %d: %w", b[2], err)

@@ -19,7 +19,7 @@ var goldenOrigin = Origin{Node: 2, Session: 0x1122334455667788, Sequence: 7, Don
 
 // goldenCommands is one command of each kind with every field set.
 var goldenCommands = map[string]Command{
-	"found": &Found{ClusterID: "kOq2Fv9sTbW3"},
+	"found": &Found{ClusterID: "kOq2Fv9sTbW3", Founders: 3},
 	"register_broker": &RegisterBroker{Node: 3, Incarnation: 0xa1a2a3a4a5a6a7a8, Replaces: 0xb1b2b3b4b5b6b7b8, Start: 9, Session: 0xc1c2,
 		RPCAddress: "10.0.0.3:33145", KafkaAddress: "broker-3.example:9092", Rack: "eu-1a", Version: "0.1.0"},
 	"create_topic": &CreateTopic{Name: "orders.eu", ID: segment.TopicID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
@@ -31,7 +31,27 @@ var goldenCommands = map[string]Command{
 	"delete_topic":        &DeleteTopic{ID: topicID(4), LastTerm: 17},
 	"confirm_delete":      &ConfirmDelete{Node: 1, IDs: []segment.TopicID{topicID(4), topicID(5)}},
 	"alter_topic_configs": &AlterTopicConfigs{ID: topicID(6), Set: map[string]string{"a": "1", "b": ""}, Remove: []string{"c", "d"}},
+	"found_without":       &FoundWithout{Founders: 2},
 	"allocate_ids":        &AllocateProducerIDs{Node: 3, Count: ProducerIDBlock},
+}
+
+// goldenBytes are the committed bytes of an older layout, which must stay readable.
+func goldenBytes(t *testing.T, name string) []byte {
+	t.Helper()
+	dump, err := os.ReadFile(filepath.Join("testdata", name+".hex"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b []byte
+	for line := range strings.Lines(string(dump)) {
+		digits := strings.ReplaceAll(line[10:58], " ", "") // between the offset and the characters
+		row, err := hex.DecodeString(digits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = append(b, row...)
+	}
+	return b
 }
 
 // golden compares bytes with the committed hexadecimal file. A missing file is
@@ -77,6 +97,16 @@ func TestCommandGolden(t *testing.T) {
 	}
 }
 
+func TestFoundVersion1(t *testing.T) {
+	origin, cmd, _, err := DecodeCommand(goldenBytes(t, "command_found_v1"))
+	if err != nil || origin != goldenOrigin {
+		t.Fatalf("%v, origin %+v", err, origin)
+	}
+	if diff := cmp.Diff(&Found{ClusterID: "kOq2Fv9sTbW3"}, cmd); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+}
+
 func TestResultGolden(t *testing.T) {
 	want := Result{Code: TopicExists, Detail: "topic a exists", Index: 12, StartTerm: 3, FirstID: 5000, Count: 1000}
 	got, err := DecodeResult(golden(t, "result", EncodeResult(want)))
@@ -109,6 +139,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"newer envelope", func(b []byte) []byte { b[0] = 2; return reseal(b) }, ErrUnknownCommand},
 		{"unknown number", func(b []byte) []byte { b[2] = 200; return reseal(b) }, ErrUnknownCommand},
 		{"newer version", func(b []byte) []byte { b[3]++; return reseal(b) }, ErrUnknownCommand},
+		{"version 0", func(b []byte) []byte { b[3] = 0; return reseal(b) }, ErrUnknownCommand},
+		{"fields of a later version", func(b []byte) []byte { b[3]--; return reseal(b) }, ErrCorrupt},
 		{"wrong body length", func(b []byte) []byte { b[35]++; return reseal(b) }, ErrCorrupt},
 		{"text longer than the bytes left", func(b []byte) []byte { b[envelopeSize+3] = 0xff; return reseal(b) }, ErrCorrupt},
 		{"absurd text length", func(b []byte) []byte { b[envelopeSize] = 0xff; return reseal(b) }, ErrCorrupt},
@@ -217,7 +249,7 @@ func FuzzDecodeCommand(f *testing.F) {
 			t.Fatal(err)
 		}
 		again[1] = b[1] // the flags are the sender's
-		if !bytes.Equal(reseal(again), b) {
+		if older := b[3] < commands[cmd.number()].version; !older && !bytes.Equal(reseal(again), b) {
 			t.Fatalf("%x decodes and encodes as %x", b, again)
 		}
 		s := trio(t)

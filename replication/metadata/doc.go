@@ -44,6 +44,6 @@
 //
 // All integers are big-endian. Every length and count is checked against a named
 // limit and the bytes left before anything is allocated. testdata holds one
-// golden encoding of each command and of a snapshot; they never change, a new
-// layout is a new version.
+// golden encoding of each command and of a snapshot, and one of each older layout;
+// they never change, a new layout is a new version, and the older stay readable.
 package metadata

@@ -43,11 +43,13 @@ const (
 	// RolledBack is a start counter below the registered one, or equal to it in
 	// another process: an old copy of the disk.
 	RolledBack Code = 14
+	// BeingFounded is a topic before all founders of the cluster have joined.
+	BeingFounded Code = 15
 )
 
 var codeNames = [...]string{"ok", "ignored", "fenced", "expired", "malformed", "topic exists", "unknown topic",
 	"invalid topic name", "invalid partitions", "invalid replicas", "stale broker", "other cluster",
-	"duplicate node id", "retired incarnation", "rolled-back disk"}
+	"duplicate node id", "retired incarnation", "rolled-back disk", "the cluster is being founded"}
 
 // String is the code in words.
 func (c Code) String() string {

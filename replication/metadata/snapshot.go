@@ -11,25 +11,25 @@ import (
 // A snapshot is the whole state:
 //
 //	0   8  "MRMETA" and two zero bytes
-//	8   4  version, 1
+//	8   4  version, 2
 //	12  8  length of the body
 //	20     body
 //	    4  CRC32C of everything before
 //
 // The body, each list a u32 count and its items in key order:
 //
-//	u64 index | u32 length, cluster id | i64 next producer id | brokers | topics
+//	u64 index | u32 length, cluster id | version 2: u32 founders | i64 next producer id | brokers | topics
 //	(in order of their names) | deletions | last terms (u32 length, name, u64 term)
 //	| sessions (i32 node, session)
 const (
 	snapshotMagic   = "MRMETA\x00\x00"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	snapshotHeader  = 20
 )
 
 // WriteSnapshot writes the view in full. Equal views have equal bytes.
 func (v *View) WriteSnapshot(w io.Writer) error {
-	c := coder{buf: make([]byte, snapshotHeader, 4096)}
+	c := coder{buf: make([]byte, snapshotHeader, 4096), version: snapshotVersion}
 	p := v.pieces()
 	p.code(&c)
 	if err := c.finish(); err != nil {
@@ -71,7 +71,8 @@ func ReadSnapshot(r io.Reader) (*View, error) {
 	if len(b) < snapshotHeader+checksumSize || len(b) > MaxSnapshot || string(b[:8]) != snapshotMagic {
 		return nil, fmt.Errorf("read metadata snapshot: %w: %d bytes that begin with no snapshot header", ErrCorrupt, len(b))
 	}
-	if version := binary.BigEndian.Uint32(b[8:]); version != snapshotVersion {
+	version := binary.BigEndian.Uint32(b[8:])
+	if version < 1 || version > snapshotVersion {
 		return nil, fmt.Errorf("read metadata snapshot: %w: snapshot version %d", ErrUnknownCommand, version)
 	}
 	sum := len(b) - checksumSize
@@ -82,7 +83,7 @@ func ReadSnapshot(r io.Reader) (*View, error) {
 		return nil, fmt.Errorf("read metadata snapshot: %w: body of %d bytes in %d", ErrCorrupt, n, sum-snapshotHeader)
 	}
 	var p pieces
-	c := coder{buf: b[snapshotHeader:sum], decoding: true}
+	c := coder{buf: b[snapshotHeader:sum], decoding: true, version: uint8(version)}
 	p.code(&c)
 	if err := c.finish(); err != nil {
 		return nil, fmt.Errorf("read metadata snapshot: %w", err)
@@ -105,6 +106,7 @@ func codeNodeSession(c *coder, s *nodeSession) {
 type pieces struct {
 	index          uint64
 	cluster        string
+	founders       uint32
 	nextProducerID int64
 	brokers        []Broker
 	topics         []Topic
@@ -116,6 +118,9 @@ type pieces struct {
 func (p *pieces) code(c *coder) {
 	code64(c, &p.index)
 	c.text(&p.cluster)
+	if c.version >= 2 {
+		code32(c, &p.founders)
+	}
 	code64(c, &p.nextProducerID)
 	list(c, &p.brokers, brokerSize, codeBroker)
 	list(c, &p.topics, topicSize, codeTopic)
@@ -125,7 +130,7 @@ func (p *pieces) code(c *coder) {
 }
 
 func (v *View) pieces() pieces {
-	p := pieces{index: v.index, cluster: v.cluster, nextProducerID: v.nextProducerID}
+	p := pieces{index: v.index, cluster: v.cluster, founders: v.founders, nextProducerID: v.nextProducerID}
 	for b := range v.brokers.values() {
 		p.brokers = append(p.brokers, *b)
 	}
@@ -146,7 +151,10 @@ func (v *View) pieces() pieces {
 
 // view puts the lists together. Two items under one key are damage.
 func (p *pieces) view() (*View, error) {
-	d := draft{View{index: p.index, cluster: p.cluster, nextProducerID: p.nextProducerID}}
+	if p.founders > MaxFounders {
+		return nil, fmt.Errorf("read metadata snapshot: %w: %d founders, at most %d", ErrCorrupt, p.founders, MaxFounders)
+	}
+	d := draft{View{index: p.index, cluster: p.cluster, founders: p.founders, nextProducerID: p.nextProducerID}}
 	for i := range p.brokers {
 		d.brokers = d.brokers.put(nodeKey(p.brokers[i].Node), &p.brokers[i])
 	}

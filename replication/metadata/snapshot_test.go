@@ -51,6 +51,18 @@ func TestSnapshotGolden(t *testing.T) {
 	}
 }
 
+// TestSnapshotVersion1 reads the state of busy as it was written before the number
+// of founders was: such a cluster waits for nobody.
+func TestSnapshotVersion1(t *testing.T) {
+	m := newMachine(t)
+	if err := m.Restore(bytes.NewReader(goldenBytes(t, "snapshot_v1"))); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.bytes(), busy(t).bytes()) {
+		t.Error("another state than the one that was written")
+	}
+}
+
 func TestEmptySnapshot(t *testing.T) {
 	m := newMachine(t)
 	restored := newMachine(t)
@@ -72,9 +84,11 @@ func TestRestoreRefuses(t *testing.T) {
 		{"one byte more", func(b []byte) []byte { return append(b, 0) }, ErrCorrupt},
 		{"another file", func(b []byte) []byte { b[0] = 'X'; return b }, ErrCorrupt},
 		{"flipped bit", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, ErrCorrupt},
-		{"newer version", func(b []byte) []byte { b[11] = 2; return reseal(b) }, ErrUnknownCommand},
+		{"version 0", func(b []byte) []byte { b[11] = 0; return reseal(b) }, ErrUnknownCommand},
+		{"newer version", func(b []byte) []byte { b[11] = 3; return reseal(b) }, ErrUnknownCommand},
 		{"wrong length", func(b []byte) []byte { b[19]++; return reseal(b) }, ErrCorrupt},
-		{"absurd count", func(b []byte) []byte { b[snapshotHeader+8+4+2+8] = 0xff; return reseal(b) }, ErrCorrupt},
+		{"absurd number of founders", func(b []byte) []byte { b[snapshotHeader+8+4+2] = 1; return reseal(b) }, ErrCorrupt},
+		{"absurd count", func(b []byte) []byte { b[snapshotHeader+8+4+2+4+8] = 0xff; return reseal(b) }, ErrCorrupt},
 	}
 	for _, row := range rows {
 		m := trio(t)
@@ -141,9 +155,9 @@ func drawCommand(r *rapid.T) (Origin, Command) {
 	id := rapid.ByteRange(1, 5).Draw(r, "id")
 	o := Origin{Node: node, Session: uint64(rapid.IntRange(0, 2).Draw(r, "session")), Sequence: uint64(rapid.IntRange(1, 9).Draw(r, "sequence"))}
 	o.Done = min(o.Sequence, uint64(rapid.IntRange(0, 5).Draw(r, "done")))
-	switch rapid.IntRange(0, 6).Draw(r, "kind") {
+	switch rapid.IntRange(0, 7).Draw(r, "kind") {
 	case 0:
-		return o, &Found{ClusterID: fmt.Sprint("c", node)}
+		return o, &Found{ClusterID: fmt.Sprint("c", node), Founders: rapid.Uint32Range(0, 4).Draw(r, "founders")}
 	case 1:
 		c := register(node)
 		c.Start, c.Session = uint64(rapid.IntRange(1, 4).Draw(r, "start")), uint64(rapid.IntRange(1, 2).Draw(r, "process"))
@@ -154,6 +168,8 @@ func drawCommand(r *rapid.T) (Origin, Command) {
 		return o, &DeleteTopic{ID: topicID(id), LastTerm: uint64(id)}
 	case 4:
 		return o, &ConfirmDelete{Node: node, IDs: []segment.TopicID{topicID(id)}}
+	case 6:
+		return o, &FoundWithout{Founders: rapid.Uint32Range(0, 4).Draw(r, "founders")}
 	case 5:
 		return o, &AlterTopicConfigs{ID: topicID(id), Set: map[string]string{"k": fmt.Sprint(node)}}
 	}
@@ -180,6 +196,19 @@ func FuzzRestore(f *testing.F) {
 	}
 	f.Add(empty.Bytes())
 	f.Add(full.Bytes())
+	early, err := EncodeCommand(Origin{}, &Found{ClusterID: "c", Founders: 3})
+	if err != nil {
+		f.Fatal(err)
+	}
+	var founding bytes.Buffer
+	s = NewState()
+	if _, err := s.Apply(1, early); err != nil {
+		f.Fatal(err)
+	}
+	if err := s.View().WriteSnapshot(&founding); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(founding.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > snapshotHeader+checksumSize {
 			binary.BigEndian.PutUint64(b[12:], uint64(len(b)-snapshotHeader-checksumSize))

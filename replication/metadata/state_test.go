@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -19,6 +20,63 @@ func TestFound(t *testing.T) {
 	if got := m.View().ClusterID(); got != "c1" {
 		t.Errorf("cluster %q", got)
 	}
+}
+
+// TestFounding: until all founders have registered no topic can be created, and
+// once they have nothing brings that back.
+func TestFounding(t *testing.T) {
+	m := newMachine(t)
+	founding := func(want string) {
+		t.Helper()
+		progress, ok := m.View().Founding()
+		if progress != want || ok != (want != "") {
+			t.Fatalf("founding %v: %q, want %q", ok, progress, want)
+		}
+		restored := newMachine(t)
+		if err := restored.Restore(bytes.NewReader(m.bytes())); err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := restored.View().Founding(); again != want {
+			t.Fatalf("after a snapshot: %q, want %q", again, want)
+		}
+	}
+	m.want(Malformed, &Found{ClusterID: "c1", Founders: MaxFounders + 1})
+	m.want(OK, &Found{ClusterID: "c1", Founders: 3})
+	founding("0 of 3 founding brokers have joined")
+	m.want(OK, register(1))
+	founding("1 of 3 founding brokers have joined")
+	if r := m.want(BeingFounded, create("a", 1, 1)); !strings.Contains(r.Detail, "1 of 3 founding brokers have joined") {
+		t.Errorf("refused with %q", r.Detail)
+	}
+	m.want(OK, register(2))
+	wiped := register(2)
+	wiped.Incarnation, wiped.Replaces, wiped.Session = 0xf2, 0x1002, 0x7002
+	m.want(OK, wiped)
+	m.want(OK, &Found{ClusterID: "c1", Founders: 9}) // of a leader that has not applied the first
+	founding("2 of 3 founding brokers have joined")
+	m.want(OK, register(3))
+	founding("")
+	m.want(OK, &Found{ClusterID: "c1", Founders: 9})
+	m.want(OK, &FoundWithout{Founders: 9})
+	founding("")
+	m.want(OK, create("a", 1, 1))
+}
+
+// TestFoundWithout: who does without a founder lowers the number, and never raises
+// it.
+func TestFoundWithout(t *testing.T) {
+	m := newMachine(t)
+	m.want(OK, &Found{ClusterID: "c1", Founders: 4})
+	m.want(OK, register(1))
+	m.want(Malformed, &FoundWithout{})
+	m.want(OK, &FoundWithout{Founders: 5})
+	m.want(OK, &FoundWithout{Founders: 3})
+	m.want(OK, register(2))
+	if progress, _ := m.View().Founding(); progress != "2 of 3 founding brokers have joined" {
+		t.Fatal(progress)
+	}
+	m.want(OK, &FoundWithout{Founders: 2})
+	m.want(OK, create("a", 1, 1))
 }
 
 // TestRegisterBroker walks through the life of node 1's disks, and through every

@@ -166,6 +166,10 @@ func (t *CreateTopic) apply(d *draft) Result {
 	if r := t.checkPartitions(d); r.Code != OK {
 		return r
 	}
+	// Fewer brokers than the cluster will have would get its replicas, for good.
+	if progress, founding := (*View)(&d.View).Founding(); founding {
+		return refuse(BeingFounded, "%s: topics can be created when all have", progress)
+	}
 	last, _ := d.terms.get([]byte(t.Name))
 	topic := &Topic{Name: t.Name, ID: t.ID, Index: d.index, Configs: t.Configs, Partitions: t.Partitions, StartTerm: last + 1, Internal: t.Internal}
 	d.terms = d.terms.remove([]byte(t.Name))

@@ -13,6 +13,7 @@ import (
 type View struct {
 	index          uint64
 	cluster        string
+	founders       uint32 // brokers that must register before the cluster is founded; 0: it is
 	nextProducerID int64
 	brokers        table[*Broker]   // by node
 	names          table[*Topic]    // by collision key
