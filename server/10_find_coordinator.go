@@ -16,12 +16,20 @@ import (
 // The coordinator of a group is the leader of its partition of
 // __consumer_offsets, which is created when the first group asks.
 
-// Kinds of coordinators.
 const (
-	groupCoordinator = 0
+	// Kinds of coordinators.
+	groupCoordinator       = 0
+	transactionCoordinator = 1
 	// maxCoordinatorKey bounds the name of a group, as its records do.
 	maxCoordinatorKey = 4096
 )
+
+// noTransactions refuses a transactional producer. The code that goes with it is
+// TRANSACTIONAL_ID_AUTHORIZATION_FAILED, since that is the only one after which
+// librdkafka gives up at once and shows this text (it asks again after all others,
+// INVALID_REQUEST too, until its caller's time is over); for the Java client, franz-go
+// and kafka-python it is final as well.
+const noTransactions = "transactions are not available in this version; produce without a transactional id"
 
 func handleFindCoordinator(ctx context.Context, n *node, r *request) (kmsg.Response, error) {
 	body := r.body.(*kmsg.FindCoordinatorRequest)
@@ -53,8 +61,11 @@ func findCoordinator(ctx context.Context, n *node, r *request, kind int8, key st
 
 func coordinatorOf(ctx context.Context, n *node, c *client, kind int8, key string) (address, *failure) {
 	switch {
+	case kind == transactionCoordinator:
+		n.logger.Info("refused a transactional producer: "+noTransactions, "transactional_id", key, "client", c.remote)
+		return address{}, fail(kerr.TransactionalIDAuthorizationFailed, noTransactions)
 	case kind != groupCoordinator:
-		return address{}, fail(kerr.InvalidRequest, "this version coordinates consumer groups only: transactions and share groups are not available")
+		return address{}, fail(kerr.InvalidRequest, "this version coordinates consumer groups only: share groups are not available")
 	case len(key) > maxCoordinatorKey:
 		return address{}, fail(kerr.InvalidGroupID, "the group id is too long")
 	}

@@ -25,7 +25,7 @@ func handleInitProducerID(ctx context.Context, n *node, r *request) (kmsg.Respon
 	resp := kmsg.NewPtrInitProducerIDResponse()
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
 	if body.TransactionalID != nil {
-		resp.ErrorCode = kerr.InvalidRequest.Code
+		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code // see noTransactions
 		return resp, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, producerIDWait)

@@ -10,9 +10,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace/millrace/replication"
@@ -440,7 +442,7 @@ func TestInitProducerID(t *testing.T) {
 	}
 	req := kmsg.NewPtrInitProducerIDRequest()
 	req.TransactionalID = kmsg.StringPtr("x")
-	if got := c.request(t, req).(*kmsg.InitProducerIDResponse); got.ErrorCode != kerr.InvalidRequest.Code || got.ProducerID != -1 {
+	if got := c.request(t, req).(*kmsg.InitProducerIDResponse); got.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code || got.ProducerID != -1 {
 		t.Fatalf("transactional: %+v", got)
 	}
 }
@@ -458,9 +460,24 @@ func TestFindCoordinator(t *testing.T) {
 	if !ok || len(topic.Partitions) != 3 || !topic.Internal || topic.Configs["cleanup.policy"] != "compact" {
 		t.Fatalf("%+v", topic)
 	}
-	req.CoordinatorType = 1
-	if got := n.call(t, req).(*kmsg.FindCoordinatorResponse).Coordinators[0]; got.ErrorCode != kerr.InvalidRequest.Code {
+	req.CoordinatorType = transactionCoordinator
+	if got := n.call(t, req).(*kmsg.FindCoordinatorResponse).Coordinators[0]; got.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code || strOf(got.ErrorMessage) != noTransactions {
 		t.Fatalf("transactions: %+v", got)
+	}
+	req.CoordinatorType = 2 // share groups
+	if got := n.call(t, req).(*kmsg.FindCoordinatorResponse).Coordinators[0]; got.ErrorCode != kerr.InvalidRequest.Code {
+		t.Fatalf("share groups: %+v", got)
+	}
+}
+
+// A transactional producer fails at once instead of asking again and again.
+func TestTransactionalProducersAreRefusedAtOnce(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	c := newClient(t, []string{n.addr}, kgo.TransactionalID("t"))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, _, err := c.ProducerID(ctx); !errors.Is(err, kerr.TransactionalIDAuthorizationFailed) {
+		t.Fatalf("%v", err)
 	}
 }
 
