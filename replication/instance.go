@@ -140,7 +140,11 @@ func (p *Partition) newInstance() (in *instance, err error) {
 // broker with it.
 func newRaft(config *raft.Config, machine raft.FSM, logs raft.LogStore, stable raft.StableStore, snapshots raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
 	defer func() {
-		if cause := recover(); cause != nil {
+		switch cause := recover().(type) {
+		case nil:
+		case error:
+			r, err = nil, fmt.Errorf("raft could not read its log: %w", cause)
+		default:
 			r, err = nil, fmt.Errorf("raft could not read its log: %v", cause)
 		}
 	}()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/log"
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -208,4 +209,44 @@ func TestCommittedAndNotYetAppliedIsNotCut(t *testing.T) {
 	}
 	goOn()
 	g.inStep()
+}
+
+// TestDamageFoundAtTheNextInstanceStopsTheReplica: raft reads what is behind the
+// checkpoint anew when an instance starts after a lack of space. A replica that can
+// never start again must say so, not try each second for ever.
+func TestDamageFoundAtTheNextInstanceStopsTheReplica(t *testing.T) {
+	g := newTrio(t)
+	n := g.leader()
+	ctx, cancel := context.WithTimeout(t.Context(), testWait)
+	defer cancel()
+	p := n.partition
+	var last *Proposal
+	for v := range uint64(2000) { // more than the log keeps in memory
+		last = p.Propose(ctx, batch(-1, -1, -1, v), Guard{})
+	}
+	_, err := await(ctx, last)
+	must(t, err)
+	file := "/data/topics/events/0/" + segment.LogName(0)
+	data, err := vfs.ReadFile(n.fs, file, 2<<20)
+	must(t, err)
+	bad := 0
+	for range 5 {
+		header, err := segment.DecodeHeader(data[bad:])
+		must(t, err)
+		bad += header.FrameSize()
+	}
+	const magic = 16 // where it is in a frame
+	must(t, n.fs.Corrupt(file, int64(bad+magic), []byte{0x55}))
+	n.fs.Inject(crashfs.Fault{Op: crashfs.OpWrite, PathContains: "/topics/", Err: vfs.ErrNoSpace, Nth: 1})
+	if _, err := await(ctx, p.Propose(ctx, batch(-1, -1, -1, 99), Guard{})); !errors.Is(err, ErrUnknownOutcome) {
+		t.Fatalf("an append without space: %v", err)
+	}
+	eventually(t, "the replica to say that it is out", func() bool { return p.Failed() != nil })
+	var corrupt *log.CorruptionError
+	if !errors.As(p.Failed(), &corrupt) {
+		t.Errorf("out because of %v, want the damage", p.Failed())
+	}
+	if n.died() != nil {
+		t.Errorf("one bad replica ended the broker: %v", n.died())
+	}
 }

@@ -22,7 +22,7 @@ func TestMetaJoinThroughAFollower(t *testing.T) {
 	leader := net.leader()
 	follower := nodes[int(leader.id)%3]
 	newcomer := net.add(4, follower.address)
-	var early atomic.Bool // the leader was there before the newcomer's replica
+	var early atomic.Bool                                                                                 // the leader was there before the newcomer's replica
 	newcomer.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "raft.model", Nth: 2, Do: func() { // raft starts
 		ctx, cancel := context.WithTimeout(context.Background(), testWait)
 		defer cancel()

@@ -263,6 +263,8 @@ func (p *Partition) replaceInstance(cause error) {
 	}()
 }
 
+// startAgain waits for space, and for nothing else: a log that cannot be read takes
+// the replica out of its group, as at the start of the broker.
 func (p *Partition) startAgain(cause error) {
 	p.logger.Warn("replica starts again after a failed append",
 		"topic", p.topic, "partition", p.group.Partition, "err", cause)
@@ -273,14 +275,18 @@ func (p *Partition) startAgain(cause error) {
 		case <-time.After(restartDelay):
 		}
 		in, err := p.newInstance()
-		if err != nil {
+		switch {
+		case errors.Is(err, log.ErrNoSpace):
 			p.logger.Error("replica could not start again", "topic", p.topic,
 				"partition", p.group.Partition, "err", err)
-			continue
+		case err != nil:
+			p.fail(fmt.Errorf("start again after a failed append: %w", err))
+			return
+		default:
+			p.run(in)
+			p.restarted(p)
+			return
 		}
-		p.run(in)
-		p.restarted(p)
-		return
 	}
 }
 
