@@ -316,6 +316,9 @@ func (c *cluster) restart(rng *rand.Rand, down []*node) (majority time.Time) {
 func (c *cluster) replicas(disk func(n *node) vfs.FS) map[int32][]Replica {
 	c.t.Helper()
 	found := map[int32][]Replica{}
+	for p := range int32(testPartitions) {
+		found[p] = nil // so that one without any replica is looked for, too
+	}
 	for _, n := range c.nodes {
 		replicas, err := FindReplicas(disk(n), dataDir, n.id, testTopic)
 		must(c.t, err)

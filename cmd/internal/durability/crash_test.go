@@ -300,6 +300,9 @@ func (r *crashRun) finish() {
 	}
 	for partition, replicas := range r.replicas(func(n *node) vfs.FS { return n.disk.Mount() }) {
 		replicas = slices.DeleteFunc(replicas, Replica.Doubtful)
+		if len(replicas) < 2 {
+			r.t.Errorf("partition %d has %d good replicas", partition, len(replicas))
+		}
 		r.ledger.CheckAll(replicas, ends[partition])
 	}
 	counts := r.ledger.Counts()

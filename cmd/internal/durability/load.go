@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -42,6 +43,7 @@ type Load struct {
 	producers sync.WaitGroup
 	others    sync.WaitGroup
 	next      int          // number of the next producer
+	sent      atomic.Int64 // events; each must get an outcome
 	gate      sync.RWMutex // read-locked while an event is sent; see Pause
 }
 
@@ -85,10 +87,15 @@ func (l *Load) Pause() (resume func()) {
 	return l.gate.Unlock
 }
 
-// StopProducers ends producing and waits until every event has an outcome.
+// StopProducers ends producing and waits until every event has an outcome. One that
+// got none, or two, is a violation: what became of it would never be checked.
 func (l *Load) StopProducers() {
 	l.quit()
 	l.producers.Wait()
+	c := l.ledger.Counts()
+	if told, sent := c.Acknowledged+c.Refused+c.Unknown, l.sent.Load(); told != sent {
+		l.faults.Add(CE, "%d events were sent and %d got an outcome", sent, told)
+	}
 }
 
 // Close ends everything at once. Without StopProducers before it, the outcomes of

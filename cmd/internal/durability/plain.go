@@ -50,6 +50,7 @@ func (p *plain) run() {
 	defer p.client.Close()
 	for n := int64(0); rest(p.load.producing, plainPause); n++ {
 		e := Event{Producer: p.id, Partition: int32(n % int64(p.load.target.Partitions)), Sequence: n / int64(p.load.target.Partitions)}
+		p.load.sent.Add(1)
 		p.load.gate.RLock()
 		sent := p.send(e, n)
 		p.load.gate.RUnlock()

@@ -46,6 +46,7 @@ func (p *producer) run() {
 	pace := newPace(p.load.target.Rate)
 	for n := int64(0); pace.wait(p.load.producing, n); n++ {
 		e := Event{Producer: p.id, Partition: int32(n % int64(p.load.target.Partitions)), Sequence: n / int64(p.load.target.Partitions)}
+		p.load.sent.Add(1)
 		record := &kgo.Record{Topic: p.load.target.Topic, Partition: e.Partition, Value: e.encode(p.load.ledger.run, p.load.target.ValueBytes)}
 		p.load.gate.RLock()
 		p.client.Produce(p.load.context, record, func(r *kgo.Record, err error) { p.done(e, r, err) })

@@ -45,11 +45,26 @@ type watch struct {
 // questionLimit bounds one question.
 const questionLimit = 5 * time.Second
 
-func (w *watch) lookAtEnds() {
+// leastEnds is what every later answer must reach.
+func (w *watch) leastEnds() []int64 {
 	least := make([]int64, len(w.ends))
 	for p := range least {
 		least[p] = max(w.ends[p], w.load.ledger.AckedEnd(int32(p)))
 	}
+	return least
+}
+
+// leastPositions is what every later answer must reach.
+func (w *watch) leastPositions() []int64 {
+	least := make([]int64, len(w.positions))
+	for p := range least {
+		least[p] = max(w.positions[p], w.group.Committed(int32(p)))
+	}
+	return least
+}
+
+func (w *watch) lookAtEnds() {
+	least := w.leastEnds()
 	ctx, cancel := context.WithTimeout(w.load.context, questionLimit)
 	defer cancel()
 	ends, err := w.admin.ListEndOffsets(ctx, w.load.target.Topic)
@@ -57,31 +72,37 @@ func (w *watch) lookAtEnds() {
 		return
 	}
 	ends.Each(func(o kadm.ListedOffset) {
-		if o.Err != nil || int(o.Partition) >= len(least) {
-			return
+		if o.Err == nil && int(o.Partition) < len(least) {
+			w.judgeEnd(o.Partition, o.Offset, least[o.Partition])
 		}
-		if o.Offset < least[o.Partition] {
-			w.load.faults.Add(MN, "partition %d ends at offset %d, and ended at %d before", o.Partition, o.Offset, least[o.Partition])
-		}
-		w.ends[o.Partition] = max(w.ends[o.Partition], o.Offset)
 	})
 }
 
-func (w *watch) lookAtPositions() {
-	least := make([]int64, len(w.positions))
-	for p := range least {
-		least[p] = max(w.positions[p], w.group.Committed(int32(p)))
+// judgeEnd holds an answer against what was known before the question.
+func (w *watch) judgeEnd(partition int32, end, least int64) {
+	if end < least {
+		w.load.faults.Add(MN, "partition %d ends at offset %d, and ended at %d before", partition, end, least)
 	}
+	w.ends[partition] = max(w.ends[partition], end)
+}
+
+func (w *watch) lookAtPositions() {
+	least := w.leastPositions()
 	positions, ok := w.load.Positions(w.load.context, w.admin, w.group)
 	if !ok {
 		return
 	}
 	for p, position := range positions {
-		if position < least[p] {
-			w.load.faults.Add(MN, "group %s: the position of partition %d is %d, and was %d before", w.group.name, p, position, least[p])
-		}
-		w.positions[p] = max(w.positions[p], position)
+		w.judgePosition(int32(p), position, least[p])
 	}
+}
+
+// judgePosition holds an answer against what was known before the question.
+func (w *watch) judgePosition(partition int32, position, least int64) {
+	if position < least {
+		w.load.faults.Add(MN, "group %s: the position of partition %d is %d, and was %d before", w.group.name, partition, position, least)
+	}
+	w.positions[partition] = max(w.positions[partition], position)
 }
 
 // Positions asks for a group's committed positions, by partition; 0 where there is
