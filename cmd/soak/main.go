@@ -11,8 +11,9 @@
 // compared.
 //
 // It ends with one line, "soak: ok ..." or "soak: FAILED ..." and a non-zero exit
-// code. It fails on any broken promise, and below -duration, -kills or -records.
-// Nothing is left running; the data of a failed run is kept, and its folder named.
+// code, 130 after Ctrl-C. It fails on any broken promise, and below -duration, -kills
+// or -records, and says in any case what was done. Nothing is left running; the data
+// of a failed run is kept, and its folder named, that of an interrupted one is not.
 //
 // The files: mischief.go does things to brokers, report.go prints, verify.go reads
 // the segment files.
@@ -53,6 +54,8 @@ const (
 	readLimit = 2 * time.Minute
 	// stopLimit bounds a graceful stop.
 	stopLimit = 30 * time.Second
+	// exitInterrupted is the exit code after Ctrl-C.
+	exitInterrupted = 130
 )
 
 // options are the flags.
@@ -65,25 +68,32 @@ type options struct {
 	seed     int64
 }
 
+// define makes the flags; their defaults are what a run must reach.
+func (o *options) define(flags *flag.FlagSet) {
+	flags.StringVar(&o.binary, "millrace", "bin/millrace", "the millrace `executable`")
+	flags.DurationVar(&o.duration, "duration", 10*time.Minute, "the least time to run")
+	flags.IntVar(&o.kills, "kills", 100, "the least number of kills")
+	flags.Int64Var(&o.records, "records", 10_000_000, "the least number of acknowledged records")
+	flags.DurationVar(&o.limit, "limit", 30*time.Minute, "when to give up")
+	flags.Int64Var(&o.seed, "seed", 0, "what chance does; 0 draws one")
+}
+
 func main() {
 	var o options
-	flag.StringVar(&o.binary, "millrace", "bin/millrace", "the millrace `executable`")
-	flag.DurationVar(&o.duration, "duration", 10*time.Minute, "the least time to run")
-	flag.IntVar(&o.kills, "kills", 100, "the least number of kills")
-	flag.Int64Var(&o.records, "records", 10_000_000, "the least number of acknowledged records")
-	flag.DurationVar(&o.limit, "limit", 30*time.Minute, "when to give up")
-	flag.Int64Var(&o.seed, "seed", 0, "what chance does; 0 draws one")
+	o.define(flag.CommandLine)
 	flag.Parse()
 	if o.seed == 0 {
 		o.seed = time.Now().UnixNano() % 1_000_000
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGHUP, too: a terminal that is closed must leave nothing behind.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	line, err := run(ctx, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted")
-		}
+	switch {
+	case ctx.Err() != nil:
+		fmt.Printf("soak: FAILED seed=%d interrupted\n", o.seed)
+		os.Exit(exitInterrupted)
+	case err != nil:
 		fmt.Printf("soak: FAILED seed=%d %v\n", o.seed, err)
 		os.Exit(1)
 	}
@@ -113,8 +123,11 @@ func run(ctx context.Context, o options) (line string, err error) {
 		return "", err
 	}
 	defer func() {
-		stopping, cancel := context.WithTimeout(context.Background(), stopLimit)
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 		defer cancel()
+		if ctx.Err() != nil {
+			cancel() // nobody wants to wait for a graceful end after Ctrl-C
+		}
 		err = errors.Join(err, cluster.Close(stopping))
 	}()
 	if err := createTopic(ctx, cluster.Addrs()); err != nil {
@@ -176,7 +189,13 @@ type soak struct {
 }
 
 // play loads, makes mischief until enough has happened, and verifies.
-func (s *soak) play(ctx context.Context) (string, error) {
+func (s *soak) play(ctx context.Context) (line string, err error) {
+	defer func() {
+		if err != nil { // say what was done until then, and why else it may have failed
+			s.progress()
+			err = errors.Join(err, s.faults.Err())
+		}
+	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("not done after %s", s.limit))
 	defer cancel()
 	s.load = durability.NewLoad(durability.Target{
@@ -205,8 +224,8 @@ func (s *soak) play(ctx context.Context) (string, error) {
 	if err := s.verify(ctx, ends); err != nil {
 		return "", err
 	}
-	if err := s.faults.Err(); err != nil {
-		return "", err
+	if s.faults.Err() != nil {
+		return "", errors.New("the records were checked")
 	}
 	return s.summary(counts), nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -56,7 +57,7 @@ func (s *soak) makeMischief(ctx context.Context) error {
 		case <-report.C:
 			s.progress()
 		case <-s.faults.Any():
-			return s.faults.Err()
+			return errors.New("stopped at the first broken promise")
 		default:
 		}
 		if ctx.Err() != nil {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"flag"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/millrace/millrace/cmd/internal/durability"
 	"github.com/millrace/millrace/cmd/internal/testbinary"
 )
 
@@ -36,13 +39,54 @@ func TestSoakGivesUp(t *testing.T) {
 	}
 }
 
+// TestMinimums: a run is not over before all three measures are reached, whatever
+// the other two are; and make soak demands what was promised.
+func TestMinimums(t *testing.T) {
+	var o options
+	o.define(flag.NewFlagSet("", flag.ContinueOnError))
+	if o.duration < 10*time.Minute || o.kills < 100 || o.records < 10_000_000 {
+		t.Errorf("make soak demands %+v", o)
+	}
+	for _, test := range []struct {
+		elapsed time.Duration
+		kills   int
+		records int64
+		enough  bool
+	}{
+		{time.Hour, 5, 3, true}, {time.Hour, 4, 3, false}, {time.Hour, 5, 2, false}, {time.Minute, 5, 3, false}, {time.Minute, 500, 300, false},
+	} {
+		faults := durability.NewFaults()
+		s := &soak{options: options{duration: 10 * time.Minute, kills: 5, records: 3}, kills: test.kills, began: time.Now().Add(-test.elapsed),
+			ledger: durability.NewLedger(1, faults)}
+		load := durability.NewLoad(durability.Target{Seeds: []string{"127.0.0.1:1"}, Partitions: 1}, s.ledger, faults)
+		if err := load.Producer(); err != nil { // so that its events are known
+			t.Fatal(err)
+		}
+		for i := range test.records {
+			s.ledger.Acked(durability.Event{Sequence: 1000 + i}, i)
+		}
+		if s.enough() != test.enough {
+			t.Errorf("%+v: enough is %v", test, s.enough())
+		}
+		load.Close()
+	}
+}
+
 // TestInterrupt: Ctrl-C ends everything, and leaves no folder.
 func TestInterrupt(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	o := options{binary: testbinary.Build(t), duration: time.Minute, kills: 1_000, records: 1_000_000, limit: time.Minute, seed: 1}
-	if line, err := run(ctx, o); err == nil {
-		t.Errorf("%q", line)
+	binary := testbinary.Build(t)
+	for _, after := range []time.Duration{time.Millisecond, 300 * time.Millisecond, 3 * time.Second} {
+		dir := t.TempDir()
+		t.Setenv("TMPDIR", dir)
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		o := options{binary: binary, duration: time.Minute, kills: 1_000, records: 1_000_000, limit: time.Minute, seed: 1}
+		if line, err := run(ctx, o); err == nil {
+			t.Errorf("after %s: %q", after, line)
+		}
+		cancel()
+		left, err := os.ReadDir(dir)
+		if err != nil || len(left) > 0 {
+			t.Errorf("after %s: %v is left, %v", after, left, err)
+		}
 	}
 }
