@@ -16,7 +16,8 @@
 //
 //	options.go     Options, Identity, Base
 //	create.go      Create
-//	open.go        Open: the order of a start; recovery.go rebuilds the state
+//	open.go        Open: the order of a start; recovery.go rebuilds the state,
+//	               claim.go makes the folder durable as it was read
 //	log.go         Log, its locks, Close
 //	append.go      Begin, Stage, Commit: the end of the log
 //	roll.go        closing a segment and beginning the next
@@ -74,6 +75,27 @@
 //
 // Create. All files first, the manifest last, then the names of the folders. A
 // folder without a manifest is not a replica.
+//
+// Open. First everything is read and judged, and nothing is changed where that finds
+// damage. Then, before anything counts:
+//  1. the manifest and the checkpoint are replaced by themselves;
+//  2. what a crash left over is removed;
+//  3. the last segment's header is replaced, and its frames that are not proven
+//     synced are written again in place, with the same bytes;
+//  4. what is to be cut is cut, and the frames are synced;
+//  5. the index entries that are missing are added.
+//
+// Only 2, 4 and 5 happen after a clean stop. Why 1 and 3: a process ends at once
+// after a sync that failed, and its successor, in the same boot, finds in the page
+// cache what the kernel gave up writing and holds for clean. It reads well, and a sync
+// of it writes nothing and succeeds. What is written anew is dirty again. The rest
+// follows from the order of things: what a manifest, a checkpoint, a seal or an index
+// entry names was synced, with success, before it was written, by a process that
+// would have ended otherwise; so only what they do not name is in doubt, and their
+// own names, which a rename set. A crash in 3 leaves the same bytes, or what was in
+// doubt before. Assumption: a change of a length, and the name of a folder, are the
+// file system's journal's, and after a sync of those that failed it either goes on
+// trying or ends.
 //
 // No space is met without damage: space is reserved before a round is written, and
 // what was written of a failed commit is cut back and synced. Any other write

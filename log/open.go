@@ -5,21 +5,21 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
 )
 
 // Open opens a replica's log after any crash, and is idempotent: a crash during it
-// changes nothing about what the next one finds. What it read, it makes durable,
-// since raft counts all of it as stored. An incomplete last write is cut; Recovery
-// says so. A *CorruptionError is damage to what was synced: nothing was changed
-// for it. fs.ErrNotExist means that there is no replica.
+// changes nothing about what the next one finds. An incomplete last write is cut;
+// Recovery says so. A *CorruptionError is damage to what was synced: nothing was
+// changed for it. fs.ErrNotExist means that there is no replica.
 //
 // It reads the manifest, the checkpoint and the headers of all segments, follows
 // the frames from the checkpoint on, and checks the CRCs of those that are not
-// proven synced.
+// proven synced. What it read, it makes durable, since raft counts all of it as
+// stored: after a stop that was not clean by writing it again, as the package
+// comment says, since a sync alone may do nothing.
 func Open(o Options) (*Log, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -33,14 +33,16 @@ func Open(o Options) (*Log, error) {
 		return nil, fmt.Errorf("open log: %s: %w", o.Dir, err)
 	}
 	l := &Log{options: o, identity: m.identity, files: o.Files, start: m.start, subscribers: map[*subscription]struct{}{}}
-	if err := l.tidy(m); err != nil {
+	left, err := l.findLeftovers(m)
+	if err != nil {
 		return nil, fmt.Errorf("open log: %w", l.corruption(err))
 	}
 	c, err := readCheckpoint(o.FS, o.Dir, m.identity.Incarnation)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	if err := l.recover(m, c); err != nil {
+	claim := func() error { return l.claim(m, c, left) }
+	if err := l.recover(m, c, claim); err != nil {
 		for _, p := range l.parts {
 			l.files.drop(p)
 		}
@@ -61,60 +63,9 @@ func matches(want, got Identity) error {
 	return nil
 }
 
-// tidy removes what a crash left behind, and makes the names in the folder durable:
-// a rename of a killed process may be visible and not on the disk.
-func (l *Log) tidy(m *manifest) error {
-	fsys, dir := l.options.FS, l.options.Dir
-	listed := map[segment.Offset]bool{}
-	for _, s := range m.segments {
-		listed[s.base] = true
-	}
-	dropped := map[segment.Offset]bool{}
-	for _, base := range m.dropped {
-		dropped[base] = !listed[base]
-	}
-	names, err := fsys.List(dir)
-	if err != nil {
-		return fmt.Errorf("list folder: %w", err)
-	}
-	for _, name := range names {
-		base, ours := segment.ParseName(name)
-		switch {
-		case strings.HasSuffix(name, vfs.TempSuffix):
-			err = removeIfThere(fsys, filepath.Join(dir, name))
-		case strings.HasSuffix(name, segment.TornSuffix):
-			l.recovery.Uncertain = true
-		case ours && !listed[base]:
-			err = l.removeUnlisted(base, dropped[base])
-		}
-		if err != nil {
-			return fmt.Errorf("tidy folder: %w", err)
-		}
-	}
-	if err := fsys.SyncDir(dir); err != nil {
-		return fmt.Errorf("tidy folder: %w", err)
-	}
-	return nil
-}
-
-// removeUnlisted removes the files of a segment that a cut dropped, or that a roll
-// made before a crash kept it from listing them. Others cannot come from a crash.
-func (l *Log) removeUnlisted(base segment.Offset, dropped bool) error {
-	fsys, dir := l.options.FS, l.options.Dir
-	if !dropped {
-		empty, err := segment.Empty(fsys, dir, base)
-		if err != nil {
-			return err
-		}
-		if !empty {
-			return &segment.DamageError{File: segment.LogName(base), Position: -1, Detail: "the manifest does not list it, but it holds frames"}
-		}
-	}
-	return segment.Remove(fsys, dir, base)
-}
-
-// recover opens the segments and rebuilds the state from the checkpoint on.
-func (l *Log) recover(m *manifest, c *checkpoint) error {
+// recover opens the segments and rebuilds the state from the checkpoint on. It
+// calls claim when nothing more can be found wrong, before it changes anything.
+func (l *Log) recover(m *manifest, c *checkpoint, claim func() error) error {
 	for i, s := range m.segments {
 		p, err := l.openPart(s, i == len(m.segments)-1)
 		if err != nil {
@@ -134,7 +85,7 @@ func (l *Log) recover(m *manifest, c *checkpoint) error {
 			return err
 		}
 	}
-	return l.recoverLast(at)
+	return l.recoverLast(at, claim)
 }
 
 // openPart reads a segment's header. All but the last must be sealed and as long
@@ -194,12 +145,5 @@ func (l *Log) addPart(p *part) error {
 		}
 	}
 	l.parts = append(l.parts, p)
-	return nil
-}
-
-func removeIfThere(fsys vfs.FS, name string) error {
-	if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	return nil
 }

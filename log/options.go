@@ -70,7 +70,8 @@ type Options struct {
 	// the last write of a process that was killed can be incomplete. It must not be
 	// said of a folder whose first Open after a boot was itself interrupted.
 	SameBoot bool
-	// CleanStop says that the log was closed with Close: nothing is incomplete.
+	// CleanStop says that the log was closed with Close, without an error: nothing is
+	// incomplete, and nothing that can be read is missing on the disk.
 	CleanStop bool
 	// Cache is the tail cache that the node's logs share; without one, frames
 	// are read from the files.

@@ -68,9 +68,11 @@ func (l *Log) follow(at startPlace) error {
 }
 
 // recoverLast opens the last segment for writing and sets the end of the log.
-func (l *Log) recoverLast(at startPlace) error {
+func (l *Log) recoverLast(at startPlace, claim func() error) error {
 	p := l.parts[at.n]
-	w, report, err := segment.Recover(l.options.FS, l.options.Dir, p.header, at.options(l, l.visit))
+	o := at.options(l, l.visit)
+	o.Before = claim
+	w, report, err := segment.Recover(l.options.FS, l.options.Dir, p.header, o)
 	if err != nil {
 		return fmt.Errorf("recover segment %d: %w", p.base, err)
 	}

@@ -71,8 +71,12 @@ type RecoverOptions struct {
 	From Place
 	// SameBoot: the machine has not booted since the segment was written.
 	SameBoot bool
-	// CleanStop: the segment was released; nothing is incomplete.
+	// CleanStop: the segment was released; nothing is incomplete, and nothing has to
+	// be written again.
 	CleanStop bool
+	// Before is called when all was read and can be recovered, before the first
+	// change of the frames or the header. An error ends the recovery. May be nil.
+	Before func() error
 	// Visit gets every frame from From on, in order. An error ends the recovery.
 	Visit func(Visited) error
 }
@@ -109,8 +113,21 @@ type Report struct {
 // there, headers are followed and compared with the index's chain, and anything
 // wrong is damage (DamageError, nothing is changed). Behind it, CRCs are checked
 // too, and the first bad frame is judged by classify. When it returns, everything
-// that was kept is durable, also what a killed process had not synced: raft will
-// count it as stored.
+// that was kept is durable, also what an earlier process had not synced, or not
+// with success: raft will count it as stored.
+//
+// For that, a sync is not enough. After one that failed, the kernel takes the pages
+// for clean: a process that starts later in the same boot reads frames from them
+// that are not on the disk, with right checksums, and its own sync writes nothing
+// and succeeds (fsyncgate). So all frames that are not proven synced are written
+// again, in place, and then synced; and so is the header, as a new file, since a
+// rename whose sync failed can be seen and be lost as well. Only then are index
+// entries added for them. (An entry that is found in the page cache is true even
+// so: it was written after a sync that succeeded.)
+//
+// Files are never written in place where a byte may have been sent. Here the bytes
+// are those that are there already: whoever still sends them sends the same, and a
+// crash in the middle leaves them, or what was not proven before either.
 //
 // A crash at any point of it leaves something that it can be run on again, with
 // the same result: what it cuts, it cuts last, after a copy was made durable
@@ -122,6 +139,9 @@ func Recover(fsys vfs.FS, dir string, header *FileHeader, o RecoverOptions) (*Wr
 	}
 	r := newRecovery(w.file, header, w.allocated, entries, o)
 	report, err := r.run()
+	if err == nil && o.Before != nil {
+		err = o.Before()
+	}
 	if err == nil {
 		err = w.adopt(r, report)
 	}
@@ -153,14 +173,13 @@ func (w *Writer) adopt(r *recovery, report Report) error {
 			return err
 		}
 	}
-	if w.header.Seal != nil { // a crash during a roll or a cut left it as the last
-		open := *w.header
-		w.firstAppend, w.lastAppend = open.Seal.FirstAppend, open.Seal.LastAppend
-		open.Seal = nil
-		if err := writeHeader(w.fsys, w.dir, &open); err != nil {
+	if err := w.adoptHeader(r.o.CleanStop); err != nil {
+		return err
+	}
+	if !r.o.CleanStop {
+		if err := w.rewrite(r.doubt, r.cursor); err != nil {
 			return err
 		}
-		w.header = &open
 	}
 	w.end = r.cursor
 	if report.Cut > 0 {
@@ -170,6 +189,23 @@ func (w *Writer) adopt(r *recovery, report Report) error {
 		return syncError("segment", err)
 	}
 	return w.finish(r, nil)
+}
+
+// adoptHeader takes off the seal that a crash during a roll or a cut left on the
+// last segment. After a stop that was not clean it replaces the header in any case.
+func (w *Writer) adoptHeader(cleanStop bool) error {
+	open := *w.header
+	if seal := open.Seal; seal != nil {
+		w.firstAppend, w.lastAppend = seal.FirstAppend, seal.LastAppend
+		open.Seal = nil
+	} else if cleanStop {
+		return nil
+	}
+	if err := writeHeader(w.fsys, w.dir, &open); err != nil {
+		return err
+	}
+	w.header = &open
+	return nil
 }
 
 // finish adds the index entries that a crash lost, now that their data is synced.
@@ -205,6 +241,7 @@ type recovery struct {
 	entries []IndexEntry // still to be met
 	last    int64        // position of the last entry of the index
 	cursor  Cursor
+	doubt   Cursor // the end of what is proven, once it was passed
 	scanner *Scanner
 	due     []IndexEntry // entries that the index lacks
 }
@@ -252,6 +289,9 @@ func (r *recovery) run() (Report, error) {
 
 // step passes one frame. bad says why there is no good one.
 func (r *recovery) step() (bad string, err error) {
+	if r.cursor.Position <= r.proven {
+		r.doubt = r.cursor
+	}
 	h, raw, err := r.scanner.Header()
 	if err == nil {
 		err = r.cursor.Fits(h)
