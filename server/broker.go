@@ -141,11 +141,12 @@ func (b *Broker) hostConfig(s *sockets) replication.Config {
 	if rpc == "" {
 		rpc = reachable(s.rpc.Addr().String())
 	}
+	_, sealed := divideFiles(fileLimit())
 	return replication.Config{
 		FS: c.FS, DataDir: c.DataDir, Node: metadata.NodeID(c.NodeID), Listener: s.rpc, Dial: c.Dial,
 		RPCAddress: rpc, KafkaAddress: kafka, Rack: c.Rack, Version: c.Version,
 		Join: c.Join, FoundWithout: c.FoundWithout, MetaStores: c.MetaStores, Timings: c.Timings,
-		Logger: c.Logger,
+		OpenFiles: sealed, Logger: c.Logger,
 		Fatal: func(err error) {
 			select {
 			case b.fatal <- err:

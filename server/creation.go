@@ -70,6 +70,9 @@ func (n *node) plan(view *metadata.View, spec *topicSpec) (*metadata.CreateTopic
 	if failure != nil {
 		return nil, failure
 	}
+	if failure := n.checkFiles(view, placed); failure != nil {
+		return nil, failure
+	}
 	cmd := &metadata.CreateTopic{Name: spec.name, ID: segment.NewTopicID(), Configs: spec.configs, Internal: internalTopic(spec.name)}
 	for _, nodes := range placed {
 		var p metadata.Partition

@@ -36,6 +36,7 @@ type node struct {
 	listen     string // where clients connect, host:port
 	dataDir    string
 	apis       []api // what is announced and dispatched
+	fileLimit  int64 // how many files this process may open; 0: not known
 
 	loopback sync.Once // the warning about addresses that remote clients cannot use
 
@@ -69,6 +70,7 @@ func newNode(c cluster, settings *brokerSettings, logger *slog.Logger) *node {
 		leaders:   newPulse(),
 		creating:  newCreations(),
 		apis:      table[:],
+		fileLimit: fileLimit(),
 	}
 	n.refusals = newRefusals(func() time.Time { return n.now() })
 	n.ids = newProducerIDs(c)
