@@ -479,8 +479,12 @@ func (h *Host) quarantine(topic, folder string) error {
 	from := filepath.Join(h.topicsDir(), topic, folder)
 	to := filepath.Join(dir, topic+"-"+folder)
 	for n := 1; ; n++ {
-		if _, err := h.config.FS.Stat(to); errors.Is(err, fs.ErrNotExist) {
+		_, err := h.config.FS.Stat(to)
+		if errors.Is(err, fs.ErrNotExist) {
 			break
+		}
+		if err != nil {
+			return err
 		}
 		to = filepath.Join(dir, fmt.Sprintf("%s-%s.%d", topic, folder, n))
 	}

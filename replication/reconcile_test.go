@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
@@ -285,4 +287,29 @@ func TestSortMade(t *testing.T) {
 	if len(unmade) != maxUnmade || len(made) != maxUnmade || index != unmade[maxUnmade-1]+1 {
 		t.Errorf("of too many that failed %d are named, %d others are made, up to %d", len(unmade), len(made), index)
 	}
+}
+
+// TestQuarantineThatCannotBeReadIsTriedAgain: a name that nobody can look at is not
+// taken, and no reason to look for others for ever.
+func TestQuarantineThatCannotBeReadIsTriedAgain(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	topic := c.create("orders", 1)
+	c.produce(topic, 0, 1)
+	n.stop()
+	folder := "7-" + segment.NewTopicID().String()
+	must(t, n.fs.MkdirAll("/data/topics/orders/"+folder))
+	must(t, n.fs.MkdirAll("/data/quarantine/orders-"+folder)) // the name is taken
+	fault := n.fs.Inject(crashfs.Fault{Op: crashfs.OpStat, PathContains: "/data/quarantine/", Err: syscall.EIO, Repeat: true})
+	n.start()
+	eventually(t, "a word about it", func() bool { return n.logs.has("set unknown folders aside") })
+	if _, err := n.fs.Stat("/data/topics/orders/" + folder); err != nil {
+		t.Errorf("the folder was moved somewhere: %v", err)
+	}
+	fault.Remove()
+	c.ready()
+	if _, err := n.fs.Stat("/data/quarantine/orders-" + folder + ".1"); err != nil {
+		t.Errorf("the folder is not in the quarantine under the next name: %v", err)
+	}
+	c.produce(topic, 0, 2)
 }
