@@ -1,11 +1,10 @@
 package replication
 
 import (
-	"context"
+	"errors"
 	"testing"
 	"time"
 
-	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -14,40 +13,42 @@ import (
 // at the log's end, is refused every vote, and the stop costs an election time-out
 // (seen in the soak: one SIGTERM in ten).
 func TestTransferAtLoad(t *testing.T) {
+	const syncTime = 2 * time.Millisecond // disks as slow as real ones
 	g := newTrio(t)
-	for _, n := range g.nodes { // disks as slow as real ones
-		n.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: ".log", Repeat: true, Do: func() { <-time.After(2 * time.Millisecond) }})
+	for _, n := range g.nodes {
+		n.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: ".log", Repeat: true, Do: func() { <-time.After(syncTime) }})
 	}
 	w := startWorkload(g, 4, 2)
-	leader, term := g.leaderAfter(0)
-	for range 30 {
+	began := time.Now()
+	for found := 0; found < 20; {
+		if time.Since(began) > testWait {
+			t.Fatalf("a successor was found %d times in %v", found, testWait)
+		}
 		w.progress(20)
-		leader.mu.Lock()
-		p, up := leader.partition, leader.mux.Up
-		leader.mu.Unlock()
-		if err := p.Transfer(context.Background(), NoLeader, up); err != nil {
-			t.Errorf("transfer from node %d: %v", leader.id, err)
+		n := g.leader()
+		p := n.partition
+		in, role := p.current(), p.Leadership()
+		if in == nil || !role.Leader {
+			continue
 		}
-		next, now := g.leaderAfter(term)
-		if now != term+1 {
-			t.Errorf("a transfer from node %d in term %d led to term %d: an election was lost", leader.id, term, now)
+		p.hold.Lock()
+		successor, err := p.awaitSuccessor(t.Context(), in, NoLeader, n.mux.Up)
+		end := p.log.LastIndex()
+		match := in.facade.Matches(role.Term)[successor]
+		if err == nil {
+			<-time.After(5 * syncTime) // what raft had would be in the log now
 		}
-		leader, term = next, now
+		later, still := p.log.LastIndex(), p.Leadership() == role
+		p.hold.Unlock()
+		switch {
+		case !still, errors.Is(err, ErrNoSuccessor): // the machine is busy
+		case err != nil:
+			t.Fatal(err)
+		case match.Index < end || later != end:
+			t.Fatalf("%s holds all up to entry %d and is to succeed; the log ended at %d, and then at %d", successor, match.Index, end, later)
+		default:
+			found++
+		}
 	}
 	w.finish()
-}
-
-// leaderAfter waits for the ready leader of a later term.
-func (g *trio) leaderAfter(term segment.Term) (leader *trioNode, now segment.Term) {
-	g.t.Helper()
-	eventually(g.t, "the next leader", func() bool {
-		for _, n := range g.nodes {
-			if role := n.role(); role.Ready && role.Term > term {
-				leader, now = n, role.Term
-				return true
-			}
-		}
-		return false
-	})
-	return leader, now
 }
