@@ -1,6 +1,7 @@
 package client
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -127,5 +128,24 @@ func TestHorizon(t *testing.T) {
 	h := newHorizon(ends)
 	if h.beyond(read(0, 1)) || !h.beyond(read(0, 2)) {
 		t.Error("the end is the first offset that is not read")
+	}
+}
+
+// TestResolveIsBounded: a position is within the log, however far it points.
+func TestResolveIsBounded(t *testing.T) {
+	tp := topicPartition{"t", 0}
+	within := map[topicPartition]bounds{tp: {start: 5, end: 9}}
+	for _, test := range []struct {
+		position Position
+		want     int64
+	}{
+		{AfterStart(2), 7}, {AfterStart(100), 9}, {AfterStart(math.MaxInt64), 9}, {AfterStart(-1), 5},
+		{BeforeEnd(2), 7}, {BeforeEnd(100), 5}, {BeforeEnd(math.MaxInt64), 5}, {BeforeEnd(-1), 9},
+		{At(math.MinInt64), 5}, {At(math.MaxInt64), 9},
+	} {
+		got, err := resolve(t.Context(), nil, test.position, within, nil)
+		if err != nil || got[tp] != test.want {
+			t.Errorf("%+v is %v, %v; want %d", test.position, got, err, test.want)
+		}
 	}
 }

@@ -94,7 +94,7 @@ func resolve(ctx context.Context, adm *kadm.Client, p Position, within map[topic
 		var offset int64
 		switch p.origin {
 		case atStart:
-			offset = b.start + p.delta
+			offset = b.start + min(p.delta, b.end-b.start) // never over the largest number
 		case atEnd:
 			offset = b.end + p.delta
 		case atOffset:
