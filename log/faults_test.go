@@ -296,3 +296,32 @@ func TestRecoveryCrashes(t *testing.T) {
 		must(t, l.Close())
 	}
 }
+
+// TestNoSpaceToCutTheIndex: a cut whose truncation of the index fails for lack of
+// space is made by the next commit, and takes the entries off the disk then. Left
+// there, they would prove frames that are gone, and the next start would find
+// corruption.
+func TestNoSpaceToCutTheIndex(t *testing.T) {
+	disk := crashfs.New(1)
+	o := smallOptions(disk.Mount())
+	o.SegmentBytes, o.RoundBytes, o.CheckpointBytes = 1<<20, 64<<10, 1<<20
+	l := create(t, o)
+	all := mustAppend(t, l, batchOfRecords(1, 1, 100, 1, 1), batchOfRecords(1, 1, 100, 2, 1))
+	for i := range uint64(20) { // entries of the index, not applied
+		mustAppend(t, l, batchOfRecords(1, 1, 5000, i, 1))
+	}
+	must(t, l.CutFrom(3))
+	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpTruncate, PathContains: ".idx", Err: vfs.ErrNoSpace})
+	if _, err := appendTo(l, batchOfRecords(2, 1, 100, 50, 1)); !errors.Is(err, ErrNoSpace) || fault.Fired() != 1 {
+		t.Fatalf("error %v, fired %d", err, fault.Fired())
+	}
+	for i := range uint64(4) {
+		all = append(all, mustAppend(t, l, batchOfRecords(2, 1, 6000, 60+i, 1))...)
+	}
+	disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepEverything})
+	_ = l.Close() // of a dead disk
+	o.FS, o.SameBoot = disk.Mount(), true
+	l = open(t, o)
+	defer l.Close()
+	must(t, checkInvariants(l, all))
+}

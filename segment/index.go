@@ -301,17 +301,19 @@ func (x *IndexFile) Truncate(position int64) error {
 	return x.shorten(after)
 }
 
-// shorten cuts the file to n entries and syncs it.
+// shorten cuts the file to n entries and syncs it. Until that has succeeded, the
+// entries behind are still counted: who tries again must find that they are to be
+// cut. (They fit the frames in the file, which are cut after this.)
 func (x *IndexFile) shorten(n int) error {
-	x.mu.Lock()
-	x.written = n
-	x.mu.Unlock()
 	if err := x.file.Truncate(indexPreamble + int64(n)*indexEntrySize); err != nil {
 		return fmt.Errorf("cut index: %w", err)
 	}
 	if err := x.file.Sync(); err != nil {
 		return syncError("index", err)
 	}
+	x.mu.Lock()
+	x.written = n
+	x.mu.Unlock()
 	return nil
 }
 
