@@ -16,7 +16,8 @@ import (
 //
 // Any broker takes the request: the change goes to the metadata leader. The
 // answer comes when the topic has leaders, or the time is over; the topic exists
-// either way.
+// either way. Its settings in the answer are the effective ones: a client sees there
+// that a min.insync.replicas below the majority has none.
 
 // maxChangeWait bounds how long a client may let a change of the metadata wait.
 const maxChangeWait = 2 * time.Minute
@@ -73,15 +74,27 @@ func createTopic(ctx context.Context, n *node, body *kmsg.CreateTopicsRequest, w
 		answer.ErrorCode, answer.ErrorMessage = failure.code, failure.text()
 		return answer
 	}
-	answer.NumPartitions, answer.ReplicationFactor = int32(len(partitions)), int16(len(partitions[0].Replicas))
+	answer.NumPartitions, answer.ReplicationFactor = int32(len(partitions)), int16(replicasOf(partitions))
 	for i := range topicKeys {
 		key := &topicKeys[i]
-		s := effective(key, configs, n.settings)
+		s := shown(key, configs, replicasOf(partitions), n.settings)
+		if set, ok := configs[key.name]; ok && set != s.value {
+			n.logger.Warn("a topic's setting has no effect, since it is below the majority of its replicas",
+				"topic", want.Topic, "key", key.name, "set", set, "effective", s.value)
+		}
 		c := kmsg.NewCreateTopicsResponseTopicConfig()
 		c.Name, c.Value, c.Source = key.name, &s.value, int8(s.source)
 		answer.Configs = append(answer.Configs, c)
 	}
 	return answer
+}
+
+// replicasOf is how many replicas each partition of a topic has.
+func replicasOf(partitions []metadata.Partition) int {
+	if len(partitions) == 0 {
+		return 0
+	}
+	return len(partitions[0].Replicas)
 }
 
 // specOf reads a topic of the request.

@@ -49,7 +49,7 @@ func describeResource(n *node, c *client, want *kmsg.DescribeConfigsRequestResou
 		}
 		var all []kmsg.DescribeConfigsResponseResourceConfig
 		for i := range topicKeys {
-			all = append(all, describeKey(&topicKeys[i], effective(&topicKeys[i], t.Configs, n.settings)))
+			all = append(all, describeKey(&topicKeys[i], shown(&topicKeys[i], t.Configs, replicasOf(t.Partitions), n.settings)))
 		}
 		return all, nil
 	case kmsg.ConfigResourceTypeBroker:

@@ -57,7 +57,7 @@ var brokerKeys = []configKey{
 	{name: "millrace.fetch.inflate", kind: kmsg.ConfigTypeString, value: "auto", oneOf: []string{"auto", "always", "never"}, doc: "Default of the topic key of this name."},
 	{name: "millrace.request.memory.bytes", kind: kmsg.ConfigTypeLong, value: "268435456", low: 1 << 20, doc: "The memory that requests under way may hold together, in bytes; connections wait when it is used up. Never less than one request of socket.request.max.bytes, and one such request may exceed it."},
 	{name: "millrace.requests.in.flight", kind: kmsg.ConfigTypeInt, value: "64", low: 1, high: 10_000, doc: "Requests of one connection that may wait for their answers before the broker stops reading from it."},
-	{name: "min.insync.replicas", kind: kmsg.ConfigTypeInt, value: "1", low: 1, doc: "Default of the topic key of this name."},
+	{name: "min.insync.replicas", kind: kmsg.ConfigTypeInt, value: "1", low: 1, doc: "Default of the topic key of this name; never less than the majority of a topic's replicas, whatever is set here."},
 	{name: "node.id", kind: kmsg.ConfigTypeInt, fixed: true, doc: "The id of this broker; set by --node-id."},
 	{name: "num.partitions", kind: kmsg.ConfigTypeInt, value: "1", low: 1, high: maxPartitions, doc: "Partitions of a topic that is created without a number."},
 	{name: "offset.metadata.max.bytes", kind: kmsg.ConfigTypeInt, value: "4096", doc: "The longest text that may be stored with a committed position."},
@@ -176,6 +176,27 @@ func effective(key *configKey, configs map[string]string, broker *brokerSettings
 		name = key.broker[len(key.broker)-1].key
 	}
 	s.chain = append(s.chain, link{name, key.value, kmsg.ConfigSourceDefaultConfig})
+	s.value, s.source = s.chain[0].value, s.chain[0].source
+	return s
+}
+
+// minInSyncKey is the one topic key whose effective value depends on the topic's
+// replicas.
+const minInSyncKey = "min.insync.replicas"
+
+// shown resolves a topic key as it holds for a topic with that many replicas: fewer
+// than the majority of them never hold an acknowledged record, so a lower
+// min.insync.replicas has no effect. It is then named behind the majority.
+func shown(key *configKey, configs map[string]string, replicas int, broker *brokerSettings) setting {
+	s := effective(key, configs, broker)
+	if key.name != minInSyncKey {
+		return s
+	}
+	majority, last := replicas/2+1, len(s.chain)-1
+	s.chain[last].value = strconv.Itoa(majority)
+	if n, err := strconv.Atoi(s.value); last == 0 || err != nil || n < majority {
+		s.chain = append([]link{s.chain[last]}, s.chain[:last]...)
+	}
 	s.value, s.source = s.chain[0].value, s.chain[0].source
 	return s
 }
