@@ -123,7 +123,9 @@ type health struct {
 	Topics int `json:"topics"`
 	// Leaderless counts partitions without a known ready leader.
 	Leaderless int `json:"leaderless"`
-	// UnderReplicated counts led partitions with a replica out of sync.
+	// UnderReplicated counts partitions with a replica that is not in sync, as
+	// Metadata tells it and `millrace cluster health` counts it: those without a
+	// leader, of which nobody is known to be in sync, among them.
 	UnderReplicated int `json:"under_replicated"`
 	// BrokersDown are the registered brokers that this one cannot reach.
 	BrokersDown []int32 `json:"brokers_down"`
@@ -145,7 +147,8 @@ func (s *httpServer) healthz(w http.ResponseWriter, _ *http.Request) {
 			l, ok := n.cluster.Leader(t.ID, int32(i))
 			if !ok || l.Node == replication.NoLeader {
 				h.Leaderless++
-			} else if len(l.InSync) < len(t.Partitions[i].Replicas) {
+			}
+			if len(l.InSync) < len(t.Partitions[i].Replicas) {
 				h.UnderReplicated++
 			}
 		}
