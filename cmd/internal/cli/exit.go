@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -69,6 +70,7 @@ const (
 	codeFolderInUse = "DATA_FOLDER_IN_USE"
 	codeAddress     = "ADDRESS_IN_USE"
 	codePermission  = "PERMISSION_DENIED"
+	codeUnknown     = "OUTCOME_UNKNOWN"
 	codeOther       = "ERROR"
 )
 
@@ -105,6 +107,8 @@ func classify(err error) (code int, name string) {
 		return exitUsage, codeUsage
 	case errors.Is(err, errDeclined):
 		return exitError, codeDeclined
+	case errors.Is(err, client.ErrOutcomeUnknown) && !errors.Is(err, client.ErrDenied):
+		return exitUnreachable, codeUnknown
 	case errors.As(err, &advised) && advised.code != "":
 		return exitError, advised.code
 	case errors.As(err, &answered):
@@ -140,7 +144,11 @@ func (a *app) hintFor(err error) string {
 	case errors.Is(err, errDeclined):
 		return "answer y to do it, or add -y"
 	}
-	if hint := client.Hint(err); hint != "" {
+	hint := client.Hint(err)
+	switch {
+	case errors.Is(err, client.ErrOutcomeUnknown):
+		return strings.TrimPrefix(hint+"; ", "; ") + "the records may have been written, producing them again may write them twice"
+	case hint != "":
 		return hint
 	}
 	if code, _ := classify(err); code == exitUnreachable || client.Retryable(err) {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -77,22 +77,12 @@ func (o *produceOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options := []client.Option{
-		client.WithCompression(client.Codec(o.codec)),
-		client.WithKgo(kgo.RecordDeliveryTimeout(o.app.timeout)),
-	}
-	if o.partition >= 0 {
-		options = append(options, client.WithKgo(kgo.RecordPartitioner(kgo.ManualPartitioner())))
-	}
-	c, err := o.app.open(ctx, options...)
+	c, err := o.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := o.checkTopic(ctx, c); err != nil {
-		return err
-	}
-	p := production{client: c}
+	p := production{client: c, limit: o.app.timeout + stallGrace}
 	err = p.all(ctx, func() (*client.Record, error) {
 		r, err := read()
 		if err != nil {
@@ -106,74 +96,55 @@ func (o *produceOptions) run(ctx context.Context) error {
 		return r, nil
 	})
 	fmt.Fprintf(o.app.Err, "produced %d records\n", p.acknowledged)
+	if unknown := p.unknown(); unknown > 0 {
+		fmt.Fprintf(o.app.Err, "%d records: outcome unknown\n", unknown)
+	}
 	return err
 }
 
-// checkTopic says what is wrong before anything is read: the protocol's own
+// open connects, and says what is wrong before anything is read: the protocol's own
 // answer to a wrong name takes seconds of retries.
-func (o *produceOptions) checkTopic(ctx context.Context, c *client.Client) error {
+func (o *produceOptions) open(ctx context.Context) (*client.Client, error) {
+	options := []client.Option{
+		client.WithCompression(client.Codec(o.codec)),
+		client.WithKgo(
+			kgo.RecordDeliveryTimeout(o.app.timeout),
+			kgo.RetryBackoffFn(func(int) time.Duration { return retryPause }),
+		),
+	}
+	if o.partition >= 0 {
+		options = append(options, client.WithKgo(kgo.RecordPartitioner(kgo.ManualPartitioner())))
+	}
 	limited, cancel := context.WithTimeout(ctx, o.app.timeout)
 	defer cancel()
-	topic, err := c.Admin().Describe(limited, o.topic)
+	c, err := o.app.open(limited, options...)
 	if err != nil {
-		return aboutTopic(limited, c, o.topic, err)
+		return nil, err
+	}
+	if err := o.checkTopic(limited, c); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// checkTopic looks whether the topic and the partition exist.
+func (o *produceOptions) checkTopic(ctx context.Context, c *client.Client) error {
+	topic, err := c.Admin().Describe(ctx, o.topic)
+	if err != nil {
+		return aboutTopic(ctx, c, o.topic, err)
 	}
 	if int(o.partition) >= len(topic.Partitions) {
-		return advise(
-			fmt.Errorf("topic %q has no partition %d", o.topic, o.partition),
-			fmt.Sprintf("it has %d partitions, counted from 0", len(topic.Partitions)),
-		).named("UNKNOWN_TOPIC_OR_PARTITION")
+		return noPartition(o.topic, o.partition, len(topic.Partitions))
 	}
 	return nil
 }
 
-// production sends records and counts what became of them.
-type production struct {
-	client *client.Client
-
-	mu           sync.Mutex
-	acknowledged int64
-	failed       int64
-	first        error
-}
-
-// all produces until next gives io.EOF or anything fails.
-func (p *production) all(ctx context.Context, next func() (*client.Record, error)) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	var inputErr error
-	for ctx.Err() == nil {
-		r, err := next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			inputErr = err
-			break
-		}
-		p.client.ProduceAsync(ctx, r, func(_ *client.Record, err error) { p.done(err, stop) })
-	}
-	flushErr := p.client.Flush(context.WithoutCancel(ctx)) // bounded by the delivery time-out
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.first != nil {
-		return fmt.Errorf("%d records were not acknowledged: %w", p.failed, p.first)
-	}
-	return errors.Join(inputErr, flushErr, ctx.Err())
-}
-
-func (p *production) done(err error, stop func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		p.acknowledged++
-		return
-	}
-	p.failed++
-	if p.first == nil {
-		p.first = err
-		stop()
-	}
+// noPartition is the error about a partition that a topic does not have.
+func noPartition(topic string, partition int32, have int) error {
+	return advise(
+		fmt.Errorf("topic %q has no partition %d", topic, partition),
+		fmt.Sprintf("it has %d partitions, counted from 0", have),
+	).named("UNKNOWN_TOPIC_OR_PARTITION")
 }
 
 // recordReader gives the function that reads the next record, io.EOF at the end.

@@ -25,7 +25,7 @@ func TestReadme(t *testing.T) {
 	if err := os.Rename(binaryDir(t), filepath.Join(dir, "bin")); err != nil {
 		t.Fatal(err)
 	}
-	address := startReadmeBroker(t, dir)
+	address, _ := startBroker(t, dir) // which the README does on its own ports
 	commands := 0
 	for _, block := range shellBlock.FindAllStringSubmatch(string(readme), -1) {
 		for line := range strings.Lines(block[1]) {
@@ -50,8 +50,9 @@ func runReadmeCommand(t *testing.T, dir, address, line string) {
 	}
 }
 
-// startReadmeBroker starts a node on free ports, which the README does on its own.
-func startReadmeBroker(t *testing.T, dir string) string {
+// startBroker starts a node on free ports in a process of its own. dir has the
+// executable in bin.
+func startBroker(t *testing.T, dir string) (address string, process *os.Process) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(dir, "bin", "millrace"), "server",
 		"--kafka-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0")
@@ -71,7 +72,7 @@ func startReadmeBroker(t *testing.T, dir string) string {
 	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
 		if m := ready.FindStringSubmatch(log.String()); m != nil {
 			tick.Stop()
-			return m[1]
+			return m[1], cmd.Process
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("the broker is not ready:\n%s", log.String())

@@ -214,16 +214,31 @@ func TestInterrupt(t *testing.T) {
 func TestSecondSignal(t *testing.T) {
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
-	env := Environment{Context: t.Context(), In: hangingReader{hang}, Out: &bytes.Buffer{}, Err: &bytes.Buffer{},
-		Environ: []string{"MILLRACE_BROKERS=" + brokerAddress}, Now: time.Now,
-		Notify: func(c chan<- os.Signal, _ ...os.Signal) {
-			c <- os.Interrupt
-			c <- os.Interrupt
-		}}
+	env := Environment{Context: t.Context(), In: hangingReader{hang}, Terminal: true, Out: &safeBuffer{}, Err: &safeBuffer{},
+		Environ: []string{"MILLRACE_BROKERS=" + brokerAddress}, Now: time.Now}
 	must(t, "", "topic", "create", "hanging")
 	defer must(t, "", "topic", "delete", "hanging", "-y")
-	if code := Main([]string{"produce", "hanging"}, env); code != exitInterrupted {
+	env.Notify = func(c chan<- os.Signal, _ ...os.Signal) {
+		go func() {
+			pollUntil(t, func() bool { return strings.Contains(env.Err.(*safeBuffer).String(), "[y/N]") })
+			c <- os.Interrupt
+			c <- os.Interrupt
+		}()
+	}
+	if code := Main([]string{"topic", "delete", "hanging"}, env); code != exitInterrupted {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// pollUntil waits for a condition, for at most twenty seconds.
+func pollUntil(t *testing.T, condition func() bool) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Error("waited in vain")
+			return
+		}
 	}
 }
 

@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// produced runs produce in the background: lines go in, signals too.
+type produced struct {
+	in      *io.PipeWriter
+	out     *safeBuffer
+	signals chan<- os.Signal
+	code    chan int
+}
+
+func startProduce(t *testing.T, address string, args ...string) *produced {
+	t.Helper()
+	reader, writer := io.Pipe()
+	p := &produced{in: writer, out: &safeBuffer{}, code: make(chan int, 1)}
+	t.Cleanup(func() { writer.Close() })
+	notified := make(chan struct{})
+	env := Environment{Context: t.Context(), In: reader, Out: &safeBuffer{}, Err: p.out, Environ: []string{"MILLRACE_BROKERS=" + address}, Now: time.Now,
+		Notify: func(c chan<- os.Signal, _ ...os.Signal) { p.signals = c; close(notified) }}
+	go func() { p.code <- Main(append([]string{"produce"}, args...), env) }()
+	<-notified
+	return p
+}
+
+// line writes a line and waits until it is in the topic.
+func (p *produced) line(t *testing.T, address, topic, text string) {
+	t.Helper()
+	if _, err := io.WriteString(p.in, text+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	pollUntil(t, func() bool {
+		o := runIn(t, t.Context(), []string{"MILLRACE_BROKERS=" + address}, "", "consume", topic, "-e")
+		return strings.HasSuffix(o.out, text+"\n")
+	})
+}
+
+// ends demands an exit code within some time, and gives standard error.
+func (p *produced) ends(t *testing.T, want int, within time.Duration) string {
+	t.Helper()
+	select {
+	case code := <-p.code:
+		if code != want {
+			t.Errorf("exit code %d, want %d", code, want)
+		}
+	case <-time.After(within):
+		t.Fatalf("it has not ended after %s", within)
+	}
+	return p.out.String()
+}
+
+// TestSignalWhileReading: a producer that waits for input ends at the first signal,
+// and what it read is acknowledged and counted.
+func TestSignalWhileReading(t *testing.T) {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) {
+			must(t, "", "topic", "create", "reading", "-p", "1")
+			defer must(t, "", "topic", "delete", "reading", "-y")
+			p := startProduce(t, brokerAddress, "reading")
+			p.line(t, brokerAddress, "reading", "first")
+			p.signals <- signal
+			if said := p.ends(t, exitInterrupted, 10*time.Second); said != "produced 1 records\n" {
+				t.Errorf("said:\n%s", said)
+			}
+		})
+	}
+}
