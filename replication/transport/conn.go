@@ -25,6 +25,9 @@ type conn struct {
 	link   *link // what it was dialled for; nil if accepted or a probe
 	dialed bool
 	born   time.Time
+	limits limits
+	from   entrant     // of an accepted connection
+	member atomic.Bool // accepted, and its incarnation is the one in the metadata
 
 	out    *outbox
 	budget *budget // of an accepted connection
@@ -55,23 +58,28 @@ type answer struct {
 	err  error
 }
 
-// newConn makes a connection whose goroutines are not started yet.
+// newConn makes a connection whose goroutines are not started yet. An accepted one
+// has the least memory until acceptedLocked knows better.
 func (m *Mux) newConn(nc net.Conn, peer Peer, own Identity, class Class, dialed bool) *conn {
 	c := &conn{
 		mux: m, net: nc, peer: peer, own: own, class: class, dialed: dialed, born: time.Now(),
-		out: newOutbox(), done: make(chan struct{}), reader: make(chan struct{}),
+		limits: m.limitsOf(acquainted(own, peer, class)),
+		out:    newOutbox(), done: make(chan struct{}), reader: make(chan struct{}),
 		calls: map[uint64]chan answer{},
 	}
 	c.ctx, c.cancel = context.WithCancel(m.ctx)
 	c.heard.Store(int64(m.now()))
 	if !dialed {
-		c.budget = newBudget(m.config.PeerMemory)
+		c.budget = newBudget(c.limits.memory)
 	}
 	return c
 }
 
 // call sends a request and waits for its answer.
 func (c *conn) call(ctx context.Context, method Method, bodies [][]byte) ([]byte, error) {
+	if size := totalLength(bodies); size > int64(c.limits.frame) {
+		return nil, c.tooLarge(size)
+	}
 	id, result, err := c.register()
 	if err != nil {
 		return nil, err
@@ -162,13 +170,13 @@ func (c *conn) write() {
 		buffers := b.build(batch)
 		_, err := buffers.WriteTo(c.net)
 		b.clear()
-		var bytes int64
+		var cost int64
 		for _, f := range batch {
-			bytes += f.size
+			cost += f.cost()
 			f.finish()
 		}
 		clear(batch)
-		c.out.written(bytes)
+		c.out.written(cost)
 		if err != nil {
 			c.fail(fmt.Errorf("write to node %d: %w", c.peer.Node, err))
 			return
@@ -199,7 +207,7 @@ func (c *conn) read() {
 			c.fail(fmt.Errorf("read from node %d: %w", c.peer.Node, err))
 			return
 		}
-		h, err := decodeFrameHeader(head[:], c.mux.config.MaxFrame)
+		h, err := decodeFrameHeader(head[:], c.limits.frame)
 		if err == nil {
 			err = c.receive(r, h)
 		}
@@ -217,7 +225,7 @@ func (c *conn) read() {
 func (c *conn) receive(r *bufio.Reader, h frameHeader) error {
 	switch {
 	case h.kind == framePing:
-		c.out.push(newFrame(frameHeader{kind: framePong, id: h.id}, nil, nil))
+		c.out.pong(h.id)
 		return nil
 	case h.kind == framePong:
 		if h.id == c.pingID.Load() {
@@ -241,7 +249,7 @@ func (c *conn) deliver(r *bufio.Reader, h frameHeader) error {
 		_, err := io.CopyN(io.Discard, r, int64(h.length))
 		return err
 	}
-	body, err := readBody(r, h)
+	body, err := readBody(r, h, nil) // no more of these than calls we made
 	if err != nil {
 		return err
 	}
@@ -259,14 +267,10 @@ func (c *conn) deliver(r *bufio.Reader, h frameHeader) error {
 // serve reads a request, once there is memory for it, and starts its handler.
 func (c *conn) serve(r *bufio.Reader, h frameHeader) error {
 	cost := int64(h.length) + requestOverhead
-	c.stalled.Store(true)
-	ok := c.budget.take(cost, c.done)
-	c.heard.Store(int64(c.mux.now())) // before stalled falls: the wait was not silence
-	c.stalled.Store(false)
-	if !ok {
-		return c.err
+	if err := c.wait(c.budget, cost); err != nil {
+		return err
 	}
-	body, err := readBody(r, h)
+	body, err := c.receiveBody(r, h)
 	if err != nil {
 		c.budget.give(cost)
 		return err
@@ -301,7 +305,7 @@ func (c *conn) handle(r *Request) {
 // reply queues the answer to request id, whose cost is given back when it was written.
 func (c *conn) reply(id uint64, cost int64, bodies [][]byte, err error) {
 	h := frameHeader{kind: frameReply, id: id}
-	if size := totalLength(bodies); err == nil && size > int64(c.mux.config.MaxFrame) {
+	if size := totalLength(bodies); err == nil && size > int64(c.limits.frame) {
 		err = asRemote(&RemoteError{Code: CodeTooLarge, Message: fmt.Sprintf("the answer has %d bytes", size)})
 	}
 	if err != nil {
@@ -310,8 +314,11 @@ func (c *conn) reply(id uint64, cost int64, bodies [][]byte, err error) {
 		bodies = [][]byte{[]byte(remote.Message)}
 	}
 	size := totalLength(bodies)
-	c.budget.add(size)
+	within := c.budget.add(size, 2*int64(c.limits.frame))
 	c.out.push(newFrame(h, bodies, func() { c.budget.give(cost + size) }))
+	if !within {
+		c.fail(errors.New("the peer asks and does not read the answers"))
+	}
 }
 
 // ping queues a ping unless the last one still waits for the writer.

@@ -21,8 +21,8 @@
 //
 // Files, from the wire up: frame.go (a frame), handshake.go (who is there),
 // outbox.go (frames on their way out), request.go (requests and their memory),
-// conn.go (a connection), peers.go (addresses, dialling), accept.go (the
-// listener), watch.go (pings, silence, how often trouble is logged), mux.go.
+// conn.go (a connection), limits.go (what a peer may cost), peers.go (addresses,
+// dialling), accept.go (the listener), watch.go (pings, silence, how often trouble is logged), mux.go.
 //
 // What it promises:
 //
@@ -30,12 +30,17 @@
 //     costs 512 bytes and a goroutine for at most 5 s, and there are at most 128.
 //   - No byte that was flipped on the way is acted on: head and body of each frame
 //     have a CRC32C, and a connection ends with its first bad frame.
-//   - Lengths are checked against Config.MaxFrame before anything is allocated.
-//     Requests being handled are bounded in bytes for each connection of a peer
-//     (then its reader waits), bytes on their way out as well (then Call waits).
+//   - Memory is bounded for each peer, by what is known of it (limits.go). Lengths
+//     are checked before anything is allocated, and bodies are allocated as they
+//     arrive. Requests being handled are bounded in bytes for each connection (then
+//     its reader waits), bytes on their way out as well (then Call waits); answers
+//     that a peer does not read end its connection, pings it does not read the
+//     answers of cost one frame. Strangers cannot take up the connections, or the
+//     memory, of members.
 //   - A peer that does not read or does not answer holds up nobody else: every
 //     connection has a reader and a writer of its own, and a reader never waits
-//     for a handler, only for memory.
+//     for a handler, only for memory: its own connection's, and for large bodies
+//     that of its class.
 //   - A call ends: with the answer, its context, its connection, or the mux.
 //     Silence of 3 s on a control connection (each side sends a ping each 100 ms)
 //     closes all connections with that peer. While a peer is down, calls fail at

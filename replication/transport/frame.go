@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
@@ -117,12 +118,45 @@ func (h frameHeader) check(maxBody int) error {
 	return nil
 }
 
-// readBody reads and checks the body that follows head h. The caller has
-// checked the length; the only allocation is the body itself.
-func readBody(r io.Reader, h frameHeader) ([]byte, error) {
-	body := make([]byte, h.length)
+const (
+	// assuredBody is how many bytes of one body every connection may hold while it
+	// arrives. It is above the default of FacadeConfig.MaxEntriesBytes and what
+	// goes with the entries, so that replication asks nobody for memory.
+	assuredBody = 2 << 20
+	// bodyGrowth is how many times what has arrived a body above assuredBody may
+	// occupy.
+	bodyGrowth = 8
+)
+
+// readBody reads and checks the body that follows head h, whose length the caller
+// has checked. Memory follows what arrives, so that a head alone costs no more than
+// r's own buffer: a body that is longer must first fill that, then it gets at most
+// assuredBody, and beyond that it grows with its bytes. Before it grows, claim is
+// called once; its error ends the read. Nil claims nothing.
+func readBody(r *bufio.Reader, h frameHeader, claim func() error) ([]byte, error) {
+	size := int(h.length)
+	if size > r.Size() {
+		if _, err := r.Peek(r.Size()); err != nil {
+			return nil, err
+		}
+	}
+	body := make([]byte, min(size, assuredBody))
 	if _, err := io.ReadFull(r, body); err != nil {
 		return nil, err
+	}
+	if len(body) < size && claim != nil {
+		if err := claim(); err != nil {
+			return nil, err
+		}
+	}
+	for len(body) < size {
+		arrived := len(body)
+		grown := make([]byte, min(size, bodyGrowth*arrived))
+		copy(grown, body)
+		if _, err := io.ReadFull(r, grown[arrived:]); err != nil {
+			return nil, err
+		}
+		body = grown
 	}
 	if got := crc32.Checksum(body, castagnoli); got != h.bodyCRC {
 		return nil, badFrame("body checksum %08x, computed %08x", h.bodyCRC, got)
@@ -164,6 +198,9 @@ func newFrame(h frameHeader, bodies [][]byte, done func()) *outFrame {
 	}
 	return f
 }
+
+// cost is what the frame holds while it waits, its bookkeeping included.
+func (f *outFrame) cost() int64 { return f.size + frameOverhead }
 
 // finish tells the frame's owner that its buffers are free.
 func (f *outFrame) finish() {

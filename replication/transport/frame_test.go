@@ -67,7 +67,7 @@ func TestFrameHeaderIsChecked(t *testing.T) {
 func TestFrameFindsEveryFlippedBit(t *testing.T) {
 	frame := newFrame(frameHeader{kind: frameRequest, method: MethodForward, id: 1}, [][]byte{[]byte("a body of some bytes")}, nil)
 	read := func(b []byte) error {
-		r := bytes.NewReader(b)
+		r := bufio.NewReader(bytes.NewReader(b))
 		head := make([]byte, frameHeaderSize)
 		if _, err := io.ReadFull(r, head); err != nil {
 			return err
@@ -76,7 +76,7 @@ func TestFrameFindsEveryFlippedBit(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = readBody(r, h)
+		_, err = readBody(r, h, nil)
 		return err
 	}
 	if err := read(frame.head); err != nil {
@@ -154,7 +154,7 @@ func FuzzFrame(f *testing.F) {
 			if !bytes.Equal(appendFrameHeader(nil, h), head) {
 				t.Fatalf("read %x, written anew %x", head, appendFrameHeader(nil, h))
 			}
-			if _, err := readBody(r, h); err != nil {
+			if _, err := readBody(r, h, nil); err != nil {
 				return
 			}
 		}

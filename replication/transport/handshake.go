@@ -83,8 +83,6 @@ const (
 	RefusedVersion Refusal = 4
 	// RefusedNode is a node with another id than the dialling side looked for.
 	RefusedNode Refusal = 5
-	// RefusedBusy is a node that has too many connections or closes now.
-	RefusedBusy Refusal = 6
 )
 
 // String names the reason in logs.
@@ -100,8 +98,6 @@ func (r Refusal) String() string {
 		return "newer protocol"
 	case RefusedNode:
 		return "wrong node"
-	case RefusedBusy:
-		return "busy"
 	}
 	return fmt.Sprintf("refusal(%d)", uint8(r))
 }
@@ -274,17 +270,13 @@ func (m *Mux) greet(nc net.Conn, class Class, own Identity, want metadata.NodeID
 	return answer.peer, nil
 }
 
-// welcome makes the handshake on a connection that was accepted. busy refuses
-// whoever it is.
-func (m *Mux) welcome(nc net.Conn, own Identity, busy bool) (Peer, Class, error) {
+// welcome makes the handshake on a connection that was accepted.
+func (m *Mux) welcome(nc net.Conn, own Identity) (Peer, Class, error) {
 	h, err := readHello(nc, kindHello)
 	if err != nil {
 		return Peer{}, 0, fmt.Errorf("read hello: %w", err)
 	}
 	refusal, text := judge(own, m.instance, h, m.isRetired)
-	if refusal == 0 && busy {
-		refusal, text = RefusedBusy, fmt.Sprintf("node %d has too many connections", own.Node)
-	}
 	answer := hello{version: helloVersion, kind: kindAnswer, class: h.class, refusal: refusal, peer: own, instance: m.instance, text: text}
 	if _, err := nc.Write(answer.append(nil)); err != nil {
 		return h.peer, h.class, fmt.Errorf("answer hello: %w", err)

@@ -31,9 +31,11 @@ type Config struct {
 	// 0: 64 MiB. All nodes of a cluster must agree.
 	MaxFrame int
 	// PeerMemory is how many bytes of requests being handled, and of answers not
-	// yet sent, one connection of a peer may hold before it is read no further;
-	// a request counts 4 KiB beside its body, and one above the limit is let
-	// through alone. What admitted requests answer is added on top. 0: 64 MiB.
+	// yet sent, one connection of a member may hold before it is read no further
+	// (of others less, see limits.go); a request counts 4 KiB beside its body, and
+	// one above the limit is let through alone. What admitted requests answer is
+	// added on top, up to two frames; beyond that the connection is closed.
+	// 0: 64 MiB.
 	PeerMemory int64
 }
 
@@ -43,11 +45,6 @@ const (
 	DefaultPeerMemory = 64 << 20
 	// maxFrameLimit is the largest MaxFrame that may be configured.
 	maxFrameLimit = 1 << 30
-	// maxStrangers is how many accepted connections may be in their handshake;
-	// one more closes the oldest of them.
-	maxStrangers = 128
-	// maxConnections is how many accepted connections may stand.
-	maxConnections = 4096
 )
 
 // Mux is the connections of one node with all others. All methods may be called
@@ -60,6 +57,7 @@ type Mux struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // every goroutine of the mux
 	noise    noiseLimiter
+	receipts receipts
 
 	mu        sync.Mutex // may be held while taking a conn's locks, never the other way
 	started   bool
@@ -68,7 +66,7 @@ type Mux struct {
 	peers     map[metadata.NodeID]*peer
 	conns     map[*conn]struct{}    // all that stand
 	accepted  map[acceptedKey]*conn // the newest accepted of each peer and class
-	strangers map[net.Conn]uint64   // accepted, in their handshake; value: order of arrival
+	strangers map[net.Conn]entrant  // accepted, in their handshake
 	arrivals  uint64
 	current   map[metadata.NodeID]metadata.Incarnation
 	retired   map[incarnationKey]bool
@@ -76,11 +74,11 @@ type Mux struct {
 }
 
 // acceptedKey names the one accepted connection that a peer has of a class; a
-// new one replaces it. Probes are not counted among them.
+// new one replaces it. Probes are not counted among them. The cluster belongs to
+// it: who names none must not replace the connection of a member.
 type acceptedKey struct {
-	node        metadata.NodeID
-	incarnation metadata.Incarnation
-	class       Class
+	peer  Peer
+	class Class
 }
 
 // acceptedKey is the key of an accepted connection, the zero value for others.
@@ -88,7 +86,7 @@ func (c *conn) acceptedKey() acceptedKey {
 	if c.dialed || c.class == probe {
 		return acceptedKey{class: probe}
 	}
-	return acceptedKey{node: c.peer.Node, incarnation: c.peer.Incarnation, class: c.class}
+	return acceptedKey{peer: c.peer, class: c.class}
 }
 
 // New makes a mux that does nothing before Start. Config.Identity is required.
@@ -112,13 +110,14 @@ func New(config Config) *Mux {
 	m := &Mux{
 		config: config, epoch: time.Now(),
 		handlers: map[Method]Handler{}, peers: map[metadata.NodeID]*peer{}, conns: map[*conn]struct{}{},
-		accepted: map[acceptedKey]*conn{}, strangers: map[net.Conn]uint64{},
+		accepted: map[acceptedKey]*conn{}, strangers: map[net.Conn]entrant{},
 		current: map[metadata.NodeID]metadata.Incarnation{}, retired: map[incarnationKey]bool{},
 		watchers: map[chan<- struct{}]int{},
 	}
 	var random [8]byte
 	rand.Read(random[:]) // never fails since Go 1.24
 	m.instance = binary.BigEndian.Uint64(random[:])
+	m.receipts = newReceipts(config.MaxFrame)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }

@@ -417,7 +417,7 @@ func TestPeerThatClosesAtOnceIsNotDialledInALoop(t *testing.T) {
 					return
 				}
 				dials.Add(1)
-				fickle.welcome(nc, fickle.config.Identity(), false)
+				fickle.welcome(nc, fickle.config.Identity())
 				nc.Close()
 			}
 		}()

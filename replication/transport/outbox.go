@@ -10,13 +10,19 @@ import (
 // Call waits; answers are bounded by the peer's budget instead.
 const outboxLimit = 16 << 20
 
+// frameOverhead is what a waiting frame costs beside its bytes, so that the limit
+// bounds the number of small ones, too: a call that gives up leaves its frame here.
+const frameOverhead = 256
+
 // outbox is the frames waiting for the writer of one connection.
 type outbox struct {
 	wake chan struct{} // capacity 1: there is something to write
 
 	mu     sync.Mutex
 	queue  []*outFrame
-	bytes  int64         // of frames queued or being written
+	bytes  int64         // cost of frames queued or being written
+	ponged bool          // a ping waits for its answer
+	pongID uint64        // of the newest such ping
 	room   chan struct{} // closed and replaced when bytes fall, closed for good by close
 	closed bool
 }
@@ -44,12 +50,20 @@ func (o *outbox) pushLocked(f *outFrame) bool {
 		return false
 	}
 	o.queue = append(o.queue, f)
-	o.bytes += f.size
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
+	o.bytes += f.cost()
+	wakeUp(o.wake)
 	return true
+}
+
+// pong answers the ping of that id, and no earlier one that still waits for its
+// answer: a peer that pings and never reads costs one frame, not one a ping.
+func (o *outbox) pong(id uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closed {
+		o.ponged, o.pongID = true, id
+		wakeUp(o.wake)
+	}
 }
 
 // put queues a frame once there is room for it (a frame above the limit goes
@@ -57,7 +71,7 @@ func (o *outbox) pushLocked(f *outFrame) bool {
 func (o *outbox) put(ctx context.Context, f *outFrame) (bool, error) {
 	for {
 		o.mu.Lock()
-		if o.closed || o.bytes == 0 || o.bytes+f.size <= outboxLimit {
+		if o.closed || o.bytes == 0 || o.bytes+f.cost() <= outboxLimit {
 			ok := o.pushLocked(f)
 			o.mu.Unlock()
 			return ok, nil
@@ -76,17 +90,23 @@ func (o *outbox) put(ctx context.Context, f *outFrame) (bool, error) {
 func (o *outbox) take(batch []*outFrame) []*outFrame {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.ponged { // first: it measures the way, not what lies before it
+		f := newFrame(frameHeader{kind: framePong, id: o.pongID}, nil, nil)
+		o.ponged = false
+		o.bytes += f.cost()
+		batch = append(batch, f)
+	}
 	batch = append(batch, o.queue...)
 	clear(o.queue)
 	o.queue = o.queue[:0]
 	return batch
 }
 
-// written makes room for what take had returned.
-func (o *outbox) written(bytes int64) {
+// written makes room for what take had returned, whose costs are cost together.
+func (o *outbox) written(cost int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.bytes -= bytes
+	o.bytes -= cost
 	if !o.closed {
 		close(o.room)
 		o.room = make(chan struct{})

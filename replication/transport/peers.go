@@ -136,6 +136,9 @@ func (m *Mux) SetIncarnation(node metadata.NodeID, incarnation metadata.Incarnat
 	}
 	m.current[node] = incarnation
 	delete(m.retired, incarnationKey{node, incarnation})
+	for c := range m.conns {
+		m.promoteLocked(c)
+	}
 	if before == 0 {
 		return
 	}

@@ -59,14 +59,14 @@ func (r *Request) ReplyError(err error) {
 // and its bookkeeping. It bounds the number of requests being handled.
 const requestOverhead = 4 << 10
 
-// budget bounds the bytes of requests being handled, and of their answers not
-// yet written, for one connection.
+// budget bounds bytes: those of requests being handled, and of their answers not
+// yet written, for one connection; or those of the large bodies that arrive on
+// several.
 type budget struct {
+	mu    sync.Mutex
 	limit int64
-
-	mu   sync.Mutex
-	used int64
-	free chan struct{} // closed and replaced whenever used falls
+	used  int64
+	free  chan struct{} // closed and replaced whenever used falls or limit rises
 }
 
 // newBudget allows limit bytes, or one larger request alone.
@@ -100,11 +100,21 @@ func (b *budget) tryTake(n int64) (<-chan struct{}, bool) {
 	return nil, true
 }
 
-// add counts n bytes that are there already: an answer.
-func (b *budget) add(n int64) {
+// add counts n bytes that are there already: an answer. It reports whether they
+// are within the limit and the grace on top of it.
+func (b *budget) add(n, grace int64) bool {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.used += n
-	b.mu.Unlock()
+	return b.used <= b.limit+grace
+}
+
+// raise allows limit bytes from now on.
+func (b *budget) raise(limit int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.limit = limit
+	b.wakeLocked()
 }
 
 // give returns n bytes.
@@ -112,6 +122,11 @@ func (b *budget) give(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used -= n
+	b.wakeLocked()
+}
+
+// wakeLocked lets whoever waits look again; the caller holds mu.
+func (b *budget) wakeLocked() {
 	close(b.free)
 	b.free = make(chan struct{})
 }

@@ -73,7 +73,7 @@ func (m *Mux) closePeer(p Peer, err error) {
 	m.mu.Lock()
 	var conns []*conn
 	for c := range m.conns {
-		if c.peer.Node == p.Node && c.peer.Incarnation == p.Incarnation {
+		if c.peer == p { // of that cluster, too: who names none ends no member's
 			conns = append(conns, c)
 		}
 	}
