@@ -23,54 +23,75 @@ const envPrefix = "MILLRACE_"
 // configurations contain dots, so it is no dot.
 const levels = "\x1f"
 
-// settings tells where the value of a flag came from, for messages.
-type settings struct{ source map[string]string }
+// settings are the layers under the command line, the strongest first.
+type settings struct{ layers []layer }
+
+// layer is the values of the environment or of the file, by the names of flags.
+type layer struct {
+	values *koanf.Koanf
+	source map[string]string // where each came from, for messages
+}
 
 // loadSettings gives every flag that the command line left out its value from the
-// environment or, failing that, from the file.
+// environment or, failing that, from the file. A flag of pairs takes each key from
+// the strongest layer that has it.
 func (a *app) loadSettings(cmd *cobra.Command) (*settings, error) {
 	environment, err := a.environment()
 	if err != nil {
 		return nil, err
 	}
-	file := a.config
+	name := a.config
 	if !cmd.Flags().Changed("config") && environment.Exists("config") {
-		file = environment.String("config")
+		name = environment.String("config")
 	}
-	merged, lines, err := readFile(file, flagsOfAll(cmd.Root()))
+	file, lines, err := readFile(name, flagsOfAll(cmd.Root()))
 	if err != nil {
 		return nil, err
 	}
-	fromFile := slices.Clone(merged.MapKeys(""))
-	if err := merged.Merge(environment); err != nil {
-		return nil, fmt.Errorf("merge settings: %w", err)
-	}
-	s := &settings{source: map[string]string{}}
-	for _, key := range fromFile {
-		s.source[key] = fmt.Sprintf("%s:%d: %s", file, lines[key], key)
-	}
+	above, below := layer{environment, map[string]string{}}, layer{file, map[string]string{}}
 	for _, key := range environment.MapKeys("") {
-		s.source[key] = envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+		above.source[key] = envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
 	}
-	return s, s.apply(cmd, merged)
+	for _, key := range file.MapKeys("") {
+		below.source[key] = fmt.Sprintf("%s:%d: %s", name, lines[key], key)
+	}
+	s := &settings{layers: []layer{above, below}}
+	return s, s.apply(cmd)
 }
 
-// apply sets the flags that the command line did not.
-func (s *settings) apply(cmd *cobra.Command, merged *koanf.Koanf) error {
+// apply sets what the command line did not.
+func (s *settings) apply(cmd *cobra.Command) error {
 	var fault error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed || fault != nil || !merged.Exists(f.Name) {
+		if fault != nil {
 			return
 		}
-		for _, value := range flagValues(merged.Get(f.Name)) {
-			if err := f.Value.Set(value); err != nil {
-				fault = usagef("%s: %q: %s", s.source[f.Name], value, err)
+		several, isPairs := f.Value.(*pairs)
+		for _, l := range s.layers {
+			if f.Changed && !isPairs || !l.values.Exists(f.Name) {
+				continue
+			}
+			set := f.Value.Set
+			if isPairs {
+				set = several.below()
+			}
+			if fault = l.set(f.Name, set); fault != nil {
 				return
 			}
 			f.Changed = true
 		}
 	})
 	return fault
+}
+
+// set hands the layer's values for a flag to a parser.
+func (l layer) set(name string, set func(string) error) error {
+	for _, value := range flagValues(l.values.Get(name)) {
+		if err := set(value); err != nil {
+			return usagef("%s: %q: %s", l.source[name], value, err)
+		}
+	}
+	return nil
 }
 
 // flagValues turns a value of the file or the environment into texts that the
