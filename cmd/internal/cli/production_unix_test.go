@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,8 +35,10 @@ func stoppedBroker(t *testing.T, timeout string) *produced {
 	if _, err := syscall.Wait4(process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
 		t.Fatalf("%v, %v", status, err)
 	}
-	if _, err := io.WriteString(p.in, "in flight\nbehind it\n"); err != nil {
-		t.Fatal(err)
+	for _, line := range []string{"in flight\n", "behind it\n"} { // the second is read when the first has been sent
+		if _, err := io.WriteString(p.in, line); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return p
 }
@@ -57,7 +60,8 @@ func TestProduceAtAStoppedBroker(t *testing.T) {
 func TestSignalWithRecordsInFlight(t *testing.T) {
 	p := stoppedBroker(t, "1m")
 	p.signals <- os.Interrupt
-	if said := p.ends(t, exitInterrupted, 10*time.Second); said != "produced 1 records\n2 records: outcome unknown\n" {
+	said := p.ends(t, exitInterrupted, 10*time.Second)
+	if !regexp.MustCompile(`^produced 1 records\n[12] records: outcome unknown\n$`).MatchString(said) {
 		t.Errorf("said:\n%s", said)
 	}
 }
