@@ -431,6 +431,61 @@ func TestRolledBackDisk(t *testing.T) {
 	net.sameState()
 }
 
+// TestOldDiskIsRefusedOnce: the folder of a former incarnation is put back. The
+// brokers refuse that one, and what a connection was refused for then is not said
+// of the incarnation that the disk becomes.
+func TestOldDiskIsRefusedOnce(t *testing.T) {
+	net := newMetaNet(t)
+	nodes := net.founders(3)
+	for _, n := range nodes {
+		n.start()
+	}
+	net.settled()
+	victim := nodes[2]
+	old := victim.stop().fs.Clone(77)
+	victim.wipe()
+	victim.start()
+	net.settled()
+	victim.stop()
+	victim.fs, victim.logs = old, &logBuffer{}
+	victim.start()
+	net.settled()
+	if n := victim.logs.count("this disk is no longer the broker it was"); n != 1 {
+		t.Errorf("the disk became another one %d times", n)
+	}
+	b, _ := nodes[0].group.View().Broker(3)
+	if b.Incarnation != victim.node.Incarnation() || len(b.Retired) != 2 {
+		t.Errorf("incarnation %s, before it %v", b.Incarnation, b.Retired)
+	}
+}
+
+// TestRefusalOfAFormerIncarnation: what a peer refused, or what was noticed, while
+// this disk was another one is no news of the present one.
+func TestRefusalOfAFormerIncarnation(t *testing.T) {
+	net := newMetaNet(t)
+	n := net.add(1).start()
+	n.serves()
+	former := n.node.Identity()
+	former.Incarnation++
+	refusal := func(of transport.Peer) error {
+		return fmt.Errorf("handshake: %w", &transport.RefusedError{Reason: transport.RefusedRetired, Text: "replaced", ByPeer: true, Own: of})
+	}
+	if err := n.group.refusedAsReplaced(refusal(former)); err != nil {
+		t.Errorf("a refusal of the former incarnation: %v", err)
+	}
+	if err := n.group.refusedAsReplaced(refusal(n.node.Identity())); !errors.Is(err, errOtherDisk) {
+		t.Errorf("a refusal of the present incarnation: %v", err)
+	}
+	if err := n.group.judgeOwn(answer{err: refusal(former)}); err != nil {
+		t.Errorf("an answer to the former incarnation: %v", err)
+	}
+	n.group.mustBecomeOther(former.Incarnation, errOtherDisk)
+	n.create("still-the-same")
+	if n.logs.has("this disk is no longer the broker it was") {
+		t.Error("the disk became another one for what its former self was told")
+	}
+}
+
 func TestLostMetadataFolder(t *testing.T) {
 	net := newMetaNet(t)
 	nodes := net.founders(3)

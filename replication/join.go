@@ -107,9 +107,8 @@ func (m *MetaGroup) askBeforeStart(stores MetaStores) error {
 // counter was raised on this disk before anything else, so an honest disk is
 // above whatever was registered.
 func (m *MetaGroup) judgeOwn(a answer) error {
-	var refused *transport.RefusedError
-	if errors.As(a.err, &refused) && refused.ByPeer && refused.Reason == transport.RefusedRetired {
-		return fmt.Errorf("%w: %s", errOtherDisk, refused.Text)
+	if err := m.retired(a.err); err != nil {
+		return err
 	}
 	you := a.said.You
 	switch {
@@ -119,6 +118,17 @@ func (m *MetaGroup) judgeOwn(a answer) error {
 		return fmt.Errorf("%w: incarnation %s was replaced", errOtherDisk, m.node.Incarnation())
 	case metadata.Incarnation(you.Incarnation) == m.node.Incarnation() && you.Starts >= m.node.Starts():
 		return fmt.Errorf("%w: node %d at %s has seen start %d of it, and this is start %d: the disk is an old copy", errOtherDisk, a.peer.Node, a.address, you.Starts, m.node.Starts())
+	}
+	return nil
+}
+
+// retired is errOtherDisk if a peer has refused this very incarnation as replaced.
+// What it refused while this disk was another one, which an old status may still
+// say, is no news of the present one.
+func (m *MetaGroup) retired(err error) error {
+	var refused *transport.RefusedError
+	if errors.As(err, &refused) && refused.ByPeer && refused.Reason == transport.RefusedRetired && refused.Own.Incarnation == m.node.Incarnation() {
+		return fmt.Errorf("%w: %s", errOtherDisk, refused.Text)
 	}
 	return nil
 }
@@ -240,8 +250,10 @@ func (m *MetaGroup) register() error {
 			}
 		}
 		select {
-		case err := <-m.replaced:
-			return err
+		case r := <-m.replaced:
+			if r.incarnation == m.node.Incarnation() {
+				return r.err
+			}
 		default:
 		}
 		switch {
@@ -288,9 +300,8 @@ func (m *MetaGroup) refusedAsReplaced(err error) error {
 		}
 	}
 	for _, cause := range causes {
-		var refused *transport.RefusedError
-		if errors.As(cause, &refused) && refused.ByPeer && refused.Reason == transport.RefusedRetired {
-			return fmt.Errorf("%w: %s", errOtherDisk, refused.Text)
+		if err := m.retired(cause); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -328,14 +339,7 @@ func (m *MetaGroup) becomeOther() error {
 		return fmt.Errorf("set the metadata folder aside: %w", err)
 	}
 	m.process.Store(newSession())
-	if err := m.node.reincarnate(); err != nil {
-		return err
-	}
-	select {
-	case <-m.replaced: // said of the incarnation that is gone
-	default:
-	}
-	return nil
+	return m.node.reincarnate()
 }
 
 // setAside moves DATA/metadata to DATA/quarantine; nothing is deleted.

@@ -86,7 +86,7 @@ type MetaGroup struct {
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 	process  atomic.Uint64 // the session registered for this process
-	replaced chan error    // capacity 1: this disk must become another one
+	replaced chan replaced // capacity 1: this disk must become another one
 	asked    chan struct{} // capacity 1: a node that was never seen has introduced itself
 	waiting  atomic.Pointer[string]
 	stored   atomic.Pointer[[]raft.ServerID] // the voters on disk, before raft runs
@@ -122,7 +122,7 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 		return nil, fmt.Errorf("--found-without %s is none of the --join addresses %s", config.FoundWithout, orNone(config.Join))
 	}
 	m := &MetaGroup{config: config, logger: config.Logger, node: config.Node, calls: newCallTable(),
-		replaced: make(chan error, 1), asked: make(chan struct{}, 1), visitors: map[transport.Peer]bool{}, moved: make(chan struct{})}
+		replaced: make(chan replaced, 1), asked: make(chan struct{}, 1), visitors: map[transport.Peer]bool{}, moved: make(chan struct{})}
 	m.process.Store(newSession())
 	m.view.Store(&metadata.View{})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -219,12 +219,21 @@ func (m *MetaGroup) live(first start) error {
 			return err
 		}
 		select {
-		case err := <-m.replaced:
-			return err
+		case r := <-m.replaced:
+			if r.incarnation == m.node.Incarnation() {
+				return r.err
+			}
 		case <-m.ctx.Done():
 			return m.ctx.Err()
 		}
 	}
+}
+
+// replaced is an incarnation of this disk that the cluster has replaced, and how
+// that was noticed. By the time it is heard the disk may be the next one.
+type replaced struct {
+	incarnation metadata.Incarnation
+	err         error
 }
 
 // current is the running instance, nil while there is none.
@@ -419,14 +428,14 @@ func (m *MetaGroup) followBrokers(view *metadata.View, seen map[metadata.NodeID]
 
 // checkOwn notices that another incarnation has taken over this node's id.
 func (m *MetaGroup) checkOwn(own *metadata.Broker) {
-	if slices.Contains(own.Retired, m.node.Incarnation()) {
-		m.mustBecomeOther(fmt.Errorf("%w: node id %d was taken over by the broker at %s (incarnation %s)", errOtherDisk, own.Node, own.RPCAddress, own.Incarnation))
+	if incarnation := m.node.Incarnation(); slices.Contains(own.Retired, incarnation) {
+		m.mustBecomeOther(incarnation, fmt.Errorf("%w: node id %d was taken over by the broker at %s (incarnation %s)", errOtherDisk, own.Node, own.RPCAddress, own.Incarnation))
 	}
 }
 
-func (m *MetaGroup) mustBecomeOther(err error) {
+func (m *MetaGroup) mustBecomeOther(incarnation metadata.Incarnation, err error) {
 	select {
-	case m.replaced <- err:
+	case m.replaced <- replaced{incarnation, err}:
 	default:
 	}
 }

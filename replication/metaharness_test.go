@@ -68,6 +68,12 @@ func (l *logBuffer) has(text string) bool {
 	return strings.Contains(l.b.String(), text)
 }
 
+func (l *logBuffer) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), text)
+}
+
 func newMetaNet(t *testing.T) *metaNet {
 	net := &metaNet{T: t, network: transporttest.New(), nodes: map[metadata.NodeID]*metaNode{}}
 	t.Cleanup(func() {

@@ -52,6 +52,8 @@ type RefusedError struct {
 	Text string
 	// Peer is the identity of the other side as far as it told it.
 	Peer Peer
+	// Own is what this node said of itself: it may have become another since.
+	Own Identity
 	// ByPeer is true if the other side refused us, false if we refused it.
 	ByPeer bool
 }

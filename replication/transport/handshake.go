@@ -254,7 +254,7 @@ func (m *Mux) greet(nc net.Conn, class Class, own Identity, want metadata.NodeID
 		return Peer{}, fmt.Errorf("read the answer to hello: %w", err)
 	}
 	if answer.refusal != 0 {
-		return answer.peer, &RefusedError{Reason: answer.refusal, Text: answer.text, Peer: answer.peer, ByPeer: true}
+		return answer.peer, &RefusedError{Reason: answer.refusal, Text: answer.text, Peer: answer.peer, Own: own, ByPeer: true}
 	}
 	refusal, text := judge(own, m.instance, answer, m.isRetired)
 	if refusal == 0 && want != anyNode && answer.peer.Node != want {
@@ -265,7 +265,7 @@ func (m *Mux) greet(nc net.Conn, class Class, own Identity, want metadata.NodeID
 		return answer.peer, fmt.Errorf("send verdict: %w", err)
 	}
 	if refusal != 0 {
-		return answer.peer, &RefusedError{Reason: refusal, Text: text, Peer: answer.peer}
+		return answer.peer, &RefusedError{Reason: refusal, Text: text, Peer: answer.peer, Own: own}
 	}
 	return answer.peer, nil
 }
@@ -282,14 +282,14 @@ func (m *Mux) welcome(nc net.Conn, own Identity) (Peer, Class, error) {
 		return h.peer, h.class, fmt.Errorf("answer hello: %w", err)
 	}
 	if refusal != 0 {
-		return h.peer, h.class, &RefusedError{Reason: refusal, Text: text, Peer: h.peer}
+		return h.peer, h.class, &RefusedError{Reason: refusal, Text: text, Peer: h.peer, Own: own}
 	}
 	verdict, err := readHello(nc, kindVerdict)
 	switch {
 	case err != nil:
 		return h.peer, h.class, fmt.Errorf("read verdict: %w", err)
 	case verdict.refusal != 0:
-		return h.peer, h.class, &RefusedError{Reason: verdict.refusal, Text: verdict.text, Peer: h.peer, ByPeer: true}
+		return h.peer, h.class, &RefusedError{Reason: verdict.refusal, Text: verdict.text, Peer: h.peer, Own: own, ByPeer: true}
 	case verdict.peer != h.peer || verdict.class != h.class:
 		return h.peer, h.class, badFrame("verdict of another identity than the hello")
 	}
