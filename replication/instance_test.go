@@ -3,10 +3,13 @@ package replication
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/log"
 	"github.com/millrace/millrace/segment"
@@ -249,4 +252,67 @@ func TestDamageFoundAtTheNextInstanceStopsTheReplica(t *testing.T) {
 	if n.died() != nil {
 		t.Errorf("one bad replica ended the broker: %v", n.died())
 	}
+}
+
+// TestNewInstanceWaitsForTheOldOne: two instances on one log would each take entries
+// for the other's.
+func TestNewInstanceWaitsForTheOldOne(t *testing.T) {
+	g := newTrio(t)
+	n := g.leader()
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	stall := n.fs.Inject(crashfs.Fault{Op: crashfs.OpWrite, PathContains: "/topics/", Repeat: true, Stall: release})
+	p := n.partition
+	p.Propose(t.Context(), batch(-1, -1, -1, 1), Guard{})
+	eventually(t, "the stalled append", func() bool { return stall.Fired() > 0 })
+	p.replaceInstance(log.ErrNoSpace)
+	<-time.After(restartDelay + restartDelay/2) // when one that does not wait has begun
+	if p.current() != nil || p.Failed() != nil {
+		t.Errorf("a new instance was started beside one that is in an append (%v)", p.Failed())
+	}
+	stall.Remove()
+	goOn()
+	eventually(t, "a new instance", func() bool { return p.current() != nil })
+	g.leader()
+	g.inStep()
+}
+
+// TestEntryThatDoesNotFitStopsTheReplica: another history, or our own bug. A new
+// instance would not make it fit.
+func TestEntryThatDoesNotFitStopsTheReplica(t *testing.T) {
+	g := newTrio(t)
+	leader := g.leader()
+	g.inStep()
+	p := g.nodes[int(leader.id)%3].partition
+	in, end := p.current(), p.log.LastIndex()
+	if err := in.store.StoreLog(command(uint64(end)+2, uint64(leader.role().Term), p.log.NextOffset(), 1)); !errors.Is(err, log.ErrMismatch) {
+		t.Fatalf("an entry behind a gap: %v, want %v", err, log.ErrMismatch)
+	}
+	p.restarts.Wait()
+	if p.current() != nil || !errors.Is(p.Failed(), log.ErrMismatch) {
+		t.Errorf("takes part: %v, out because of %v", p.current() != nil, p.Failed())
+	}
+}
+
+// TestRaftNeverTrimsNorTakesSnapshots: the log is the content. Raft that trimmed it,
+// or started from a snapshot of its own, would drop records.
+func TestRaftNeverTrimsNorTakesSnapshots(t *testing.T) {
+	c := raftConfig("1/0000000000000001", Timings{}.withDefaults(), nil, nil)
+	for what, ok := range map[string]bool{
+		"TrailingLogs":             c.TrailingLogs == math.MaxUint64,
+		"SnapshotThreshold":        c.SnapshotThreshold == math.MaxUint64,
+		"SnapshotInterval":         c.SnapshotInterval >= 24*time.Hour, // each costs a look at the log's end
+		"NoSnapshotRestoreOnStart": c.NoSnapshotRestoreOnStart,
+		"BatchApplyCh":             c.BatchApplyCh,
+		"ShutdownOnRemove":         !c.ShutdownOnRemove,
+		"MaxAppendEntries":         c.MaxAppendEntries == maxAppendEntries,
+		"PreVoteDisabled":          !c.PreVoteDisabled,
+		"LeaderLeaseTimeout":       c.LeaderLeaseTimeout <= c.HeartbeatTimeout,
+	} {
+		if !ok {
+			t.Errorf("%s is not what the adapters rely on", what)
+		}
+	}
+	must(t, raft.ValidateConfig(c))
 }
