@@ -90,7 +90,7 @@ func TestOneSync(t *testing.T) {
 	o.SegmentBytes, o.RoundBytes = 1<<20, 1<<20
 	l := create(t, o)
 	defer l.Close()
-	mustAppend(t, l, batchOfRecords(1, 1, 100, 1, 0))
+	mustAppend(t, l, batchOfRecords(1, 1, 30_000, 1, 0)) // raises the round limit, once
 	for n := 1; n < 40; n += 7 {
 		var drafts []draft
 		for i := range n {

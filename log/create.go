@@ -105,7 +105,7 @@ func fillFolder(o Options) error {
 	b := o.Base
 	header := &segment.FileHeader{
 		Cluster: o.Identity.Cluster, TopicID: o.Identity.TopicID, Partition: o.Identity.Partition,
-		BaseIndex: b.Index + 1, BaseOffset: b.Offset, PrevTerm: b.Term, RoundLimit: o.RoundBytes,
+		BaseIndex: b.Index + 1, BaseOffset: b.Offset, PrevTerm: b.Term, RoundLimit: segment.MinRoundLimit,
 		Configuration: b.Configuration, ConfigurationIndex: b.ConfigurationIndex,
 	}
 	w, err := segment.Create(o.FS, o.Dir, header)

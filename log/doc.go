@@ -43,11 +43,11 @@
 //
 // # Crash safety, operation by operation
 //
-// Append. Frames go behind the end in rounds of at most Options.RoundBytes (or one
-// larger frame, after the header file's round limit was raised durably), and each
-// round is synced before the next begins. Nothing is visible or acknowledged
-// before the last sync. A crash leaves a prefix of the frames; of the last round,
-// any sectors. Recovery cuts an incomplete end (package segment, Recover).
+// Append. Frames go behind the end in rounds of at most Options.RoundBytes or one
+// larger frame, after the header file's round limit was raised durably where a round
+// is larger, and each round is synced before the next begins. Nothing is visible or
+// acknowledged before the last sync. A crash leaves a prefix of the frames; of the
+// last round, any sectors. Recovery cuts an incomplete end (package segment, Recover).
 //
 // Roll. Between two frames, and only if the segment holds a record:
 //  1. the index and the length of the old segment are made durable, then its

@@ -61,9 +61,10 @@ func (l *Log) nextHeader(a *Append, n int) *segment.FileHeader {
 	defer l.mu.RUnlock()
 	h := &segment.FileHeader{
 		Cluster: l.identity.Cluster, TopicID: l.identity.TopicID, Partition: l.identity.Partition,
-		BaseIndex: end.Index, BaseOffset: end.Offset, PrevTerm: end.Term, RoundLimit: l.options.RoundBytes,
-		Terms:     append([]segment.TermStart(nil), l.terms...),
-		Producers: l.producers.after(l.unappliedLocked(), a.entries[:n]),
+		BaseIndex: end.Index, BaseOffset: end.Offset, PrevTerm: end.Term,
+		RoundLimit: max(segment.MinRoundLimit, l.tail.writer.Header().RoundLimit/2),
+		Terms:      append([]segment.TermStart(nil), l.terms...),
+		Producers:  l.producers.after(l.unappliedLocked(), a.entries[:n]),
 	}
 	for i := range a.entries[:n] {
 		h.Terms = startTerm(h.Terms, &a.entries[i], a.begun+segment.Index(i))

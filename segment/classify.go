@@ -26,6 +26,15 @@ const (
 // sectors of a round in any order, and so a round without some of its sectors, or
 // of its length, is what a power cut leaves. Such a hole in the first bad frame
 // means that the round was never synced and never acknowledged.
+//
+// A frame may hold zeros of its own, though, and its length may be what has rotted:
+// of a synced frame that goes bad before its index entry is on the disk, this rule
+// can take such for a hole, and cut it with what follows. That is why the round limit
+// is kept near the rounds that were really written (FileHeader.RoundLimit): what can
+// be lost so is less than four of the largest, and only by a bad disk and a power cut
+// together, on one replica. It is not nothing. To know it all, every round would need
+// a second sync; a copy of what was cut, or a replica that does not vote after it,
+// would be the answer to every ordinary power cut as well, on all replicas at once.
 func (r *recovery) classify(at, filled int64) (Class, error) {
 	if r.o.CleanStop || filled-at > r.header.RoundLimit {
 		return ClassCorrupt, nil

@@ -11,7 +11,8 @@
 //	cursor.go         Cursor: what is known between two frames, the chain
 //	index.go          IndexFile
 //	writer.go         Writer: rounds, preallocation, cuts, seals
-//	recover.go        Recover: what a crash left; classify.go torn or corrupt
+//	recover.go        Recover: what a crash left; classify.go torn or corrupt;
+//	                  rewrite.go what a failed sync may have left in memory alone
 //	scanner.go        Scanner: frames of a file, one after the other
 //	reader.go         Reader: frames by index, offset and time
 //	verify.go         Checks: which pieces were checked lately
@@ -20,7 +21,8 @@
 //
 // Round. Frames are written behind the synced end, at most RoundLimit bytes, and
 // synced before the next round begins. A crash loses any sectors of that round and
-// nothing before it; a larger round is preceded by a header that says so.
+// nothing before it; a larger round is preceded by a header that says so. The limit
+// follows the rounds, since it bounds what recovery can mistake for unfinished.
 //
 // Index entry. It is written after the sync of what is before its position, and is
 // not synced. So a valid one proves that what is before it is on the disk, and a

@@ -46,8 +46,9 @@ type FileHeader struct {
 	// PrevTerm is the term of the entry before the first frame, 0 without one.
 	PrevTerm Term
 	// RoundLimit is the most bytes that are written between two syncs. It is
-	// raised, durably, before a larger round is written: recovery may take only
-	// the last that many bytes for unfinished.
+	// raised, durably, before a larger round is written, to less than four times
+	// its size: recovery may take only the last that many bytes for unfinished, and
+	// the fewer these are, the fewer of them were synced.
 	RoundLimit int64
 	// Configuration is raft's configuration as of the segment's start, in raft's
 	// encoding; empty before there was one.
@@ -62,6 +63,10 @@ type FileHeader struct {
 	// Seal is nil until the segment is closed.
 	Seal *Seal
 }
+
+// MinRoundLimit is the round limit, in bytes, of a log's first segment. Later ones
+// begin with half of what the one before them had, at least this.
+const MinRoundLimit = 4 << 10
 
 // TermStart says where a term began.
 type TermStart struct {

@@ -200,7 +200,9 @@ func (w *Writer) reserve(total int64) error {
 	}
 	if total > w.header.RoundLimit {
 		raised := *w.header
-		raised.RoundLimit = total
+		for raised.RoundLimit < 2*total { // in few steps, each of which costs syncs
+			raised.RoundLimit *= 2
+		}
 		if err := writeHeader(w.fsys, w.dir, &raised); err != nil {
 			return err
 		}

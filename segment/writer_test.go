@@ -91,7 +91,7 @@ func TestRoundLimit(t *testing.T) {
 	}
 	_ = s.w.Close()
 	h, err := ReadHeader(s.disk, s.dir, 0)
-	if err != nil || h.RoundLimit < 20_000 {
+	if err != nil || h.RoundLimit < 20_000 || h.RoundLimit >= 4*20_000 {
 		t.Errorf("round limit %d, %v", h.RoundLimit, err)
 	}
 }
