@@ -4,8 +4,9 @@
 //
 //	go run ./cmd/cluster [-millrace bin/millrace] [-dir .cluster] up|down|clean
 //
-// Up starts what does not run yet and keeps all data; down stops gracefully;
-// clean stops and removes the data.
+// Up starts what does not run yet and keeps all data; if that fails or is
+// interrupted, it stops what it has started. Down stops gracefully; clean stops and
+// removes the data.
 package main
 
 import (
@@ -87,7 +88,7 @@ func up(ctx context.Context, c *localcluster.Cluster, dir string, out io.Writer)
 		ran[n] = c.Running(n)
 	}
 	if err := c.Start(ctx); err != nil {
-		return err
+		return errors.Join(err, takeBack(ctx, c, ran, out))
 	}
 	fmt.Fprintln(out, "NODE  KAFKA            HTTP             PROCESS  STATE")
 	for n := 1; n <= c.Nodes(); n++ {
@@ -110,7 +111,33 @@ Data and logs are under %s. Try:
 	return nil
 }
 
+// takeBack stops the brokers that a failed up has started. Those that ran before are
+// left alone.
+func takeBack(ctx context.Context, c *localcluster.Cluster, ran []bool, out io.Writer) error {
+	var started []int
+	for n := 1; n <= c.Nodes(); n++ {
+		if !ran[n] {
+			started = append(started, n)
+		} else if c.Running(n) {
+			fmt.Fprintf(out, "broker %d ran before and still runs; make cluster-down stops it\n", n)
+		}
+	}
+	if err := stop(context.WithoutCancel(ctx), c, started, out); err != nil { // ctx may be over: an interrupt
+		return fmt.Errorf("some brokers that were started still run; make cluster-down stops them: %w", err)
+	}
+	return nil
+}
+
 func down(ctx context.Context, c *localcluster.Cluster, out io.Writer) error {
+	var all []int
+	for n := 1; n <= c.Nodes(); n++ {
+		all = append(all, n)
+	}
+	return stop(ctx, c, all, out)
+}
+
+// stop ends some brokers gracefully and waits until they are gone.
+func stop(ctx context.Context, c *localcluster.Cluster, nodes []int, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	// All are told at once: brokers that go together need not hand leadership on.
@@ -119,15 +146,15 @@ func down(ctx context.Context, c *localcluster.Cluster, out io.Writer) error {
 		was  bool
 		err  error
 	}
-	results := make(chan result, c.Nodes())
-	for n := 1; n <= c.Nodes(); n++ {
+	results := make(chan result, len(nodes))
+	for _, n := range nodes {
 		go func() {
 			was, err := c.StopDetached(ctx, n)
 			results <- result{n, was, err}
 		}()
 	}
 	var faults []error
-	for range c.Nodes() {
+	for range nodes {
 		r := <-results
 		faults = append(faults, r.err)
 		if r.was && r.err == nil {

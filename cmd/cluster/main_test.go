@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,6 +84,55 @@ func TestClusterUpDownClean(t *testing.T) {
 	say("clean")
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("clean left the folder")
+	}
+}
+
+// TestUpThatFailsLeavesNothingRunning: what up has started it takes back when a port
+// is in use, and when it is interrupted.
+func TestUpThatFailsLeavesNothingRunning(t *testing.T) {
+	binary := testbinary.Build(t)
+	for _, row := range []struct {
+		name   string
+		before func(cancel func(), ports []localcluster.Ports)
+		want   string
+	}{
+		{"port in use", func(_ func(), ports []localcluster.Ports) {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ports[2].Kafka))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, "broker 3 did not start"},
+		{"interrupted", func(cancel func(), _ []localcluster.Ports) { cancel() }, context.Canceled.Error()},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ports, err := localcluster.FreePorts(3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := localcluster.New(localcluster.Config{Binary: binary, Dir: t.TempDir(), Ports: ports, Detached: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			row.before(cancel, ports)
+			var out bytes.Buffer
+			if err := do(ctx, c, "", "up", &out); err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("up: %v", err)
+			}
+			if !strings.Contains(out.String(), "stopped broker 1") {
+				t.Errorf("up said:\n%s", out.String())
+			}
+			for n := 1; n <= c.Nodes(); n++ {
+				if c.Running(n) {
+					t.Errorf("broker %d runs", n)
+					if _, err := c.StopDetached(t.Context(), n); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
 	}
 }
 

@@ -123,19 +123,30 @@ func (c *Cluster) pidFile(n int) string { return c.DataDir(n) + ".pid" }
 // Exits tells of attached nodes that ended by themselves.
 func (c *Cluster) Exits() <-chan Exit { return c.exits }
 
-// Start starts all nodes that do not run and waits until all are ready.
+// Start starts all nodes that do not run and waits until all are ready. It fails as
+// soon as one of them has: the others wait for it, and would until their time is
+// over. What it started runs on.
 func (c *Cluster) Start(ctx context.Context) error {
 	for n := 1; n <= c.Nodes(); n++ {
 		if err := c.StartNode(n); err != nil {
 			return err
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var first error
+	var failed sync.Once
+	var waiting sync.WaitGroup
 	for n := 1; n <= c.Nodes(); n++ {
-		if err := c.WaitReady(ctx, n); err != nil {
-			return err
-		}
+		waiting.Go(func() {
+			if err := c.WaitReady(ctx, n); err != nil {
+				failed.Do(func() { first = err })
+				cancel()
+			}
+		})
 	}
-	return nil
+	waiting.Wait()
+	return first
 }
 
 // StartNode starts a node and does not wait for it.
