@@ -281,29 +281,53 @@ func (m *MetaGroup) askOne(address string) answer {
 	return a
 }
 
-// warnOfStrangers says which listed addresses belong to another cluster than this
-// node's folder. The list serves a member to find its peers only, so a node that
-// is complete without them would serve its own cluster without a word, and who
-// started it believes that it has joined the other.
-func (m *MetaGroup) warnOfStrangers() {
-	var work sync.WaitGroup
+const (
+	// minStrangerAsk and maxStrangerAsk bound the pause between two questions to a
+	// listed address that has not answered a member yet.
+	minStrangerAsk = 250 * time.Millisecond
+	maxStrangerAsk = 10 * time.Second
+)
+
+// findStrangers looks for listed addresses that belong to another cluster than this
+// node's folder, and says so once for each such cluster. The list serves a member
+// to find its peers only, so a node that is complete without them would serve its
+// own cluster without a word, and who started it believes that it has joined the
+// other. Each address is asked until it has answered: its broker may start later.
+func (m *MetaGroup) findStrangers() {
+	var (
+		work sync.WaitGroup
+		mu   sync.Mutex
+		said = map[string]bool{} // by cluster id
+	)
 	for _, address := range m.config.Join {
 		work.Go(func() {
-			ctx, cancel := context.WithTimeout(m.ctx, introduceTimeout)
-			defer cancel()
-			own, err := m.introduction(NoLeader, 0)
-			if err != nil {
+			cluster := m.clusterAt(address)
+			mu.Lock()
+			defer mu.Unlock()
+			if cluster == "" || cluster == m.node.ClusterID() || said[cluster] {
 				return
 			}
-			_, _, err = m.config.Mux.CallAddress(ctx, address, transport.MethodFounding, own)
-			var refused *transport.RefusedError
-			if errors.As(err, &refused) && refused.Reason == transport.RefusedCluster {
-				m.logger.Warn("a --join address belongs to another cluster: correct --join, or join that cluster with an empty --data-dir",
-					"address", address, "cluster", m.node.ClusterID(), "data_dir", m.dataDir(), "reason", refused.Text)
-			}
+			said[cluster] = true
+			m.logger.Error("a --join address belongs to another cluster; this node stays in the one of its data folder: correct --join, or start with an empty --data-dir to join the other",
+				"address", address, "its_cluster", cluster, "own_cluster", m.node.ClusterID(), "data_dir", m.dataDir())
 		})
 	}
 	work.Wait()
+}
+
+// clusterAt asks an address until it answers, by a refusal if need be, and returns
+// the cluster it names; empty for none, or if this node stops.
+func (m *MetaGroup) clusterAt(address string) string {
+	for pause := minStrangerAsk; ; pause = min(2*pause, maxStrangerAsk) {
+		if a := m.askOne(address); a.peer.Incarnation != 0 {
+			return a.peer.Cluster
+		}
+		select {
+		case <-time.After(pause):
+		case <-m.ctx.Done():
+			return ""
+		}
+	}
 }
 
 // newClusterID draws a random cluster id, 22 characters like Kafka's.

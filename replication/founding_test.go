@@ -347,12 +347,44 @@ func TestBrokerOfAnotherCluster(t *testing.T) {
 	if alone.node.ClusterID() != cluster || nodes[0].group.View().BrokerCount() != 3 {
 		t.Error("a broker of another cluster was taken in")
 	}
+	other := nodes[0].node.ClusterID()
 	eventually(t, "a line that says so", func() bool {
-		return alone.logs.has("a --join address belongs to another cluster") && alone.logs.has("address="+nodes[0].address)
+		return alone.logs.has(`level=ERROR msg="a --join address belongs to another cluster`)
 	})
+	if !alone.logs.has("its_cluster=" + other + " own_cluster=" + cluster) {
+		t.Error("the line does not name both clusters")
+	}
 	_, _, err := alone.mux.CallAddress(context.Background(), "host1:1", transport.MethodFounding, []byte("{}"))
 	if !errors.Is(err, transport.ErrRefusedIdentity) {
 		t.Errorf("the handshake between two clusters: %v", err)
+	}
+}
+
+// TestAnotherClusterIsSaidOnce: also when its brokers start after the stranger, and
+// once for all of them; a node among its own says nothing.
+func TestAnotherClusterIsSaidOnce(t *testing.T) {
+	net := newMetaNet(t)
+	alone := net.add(5).start()
+	alone.serves()
+	alone.stop()
+	nodes := net.founders(3)
+	alone.list = nodes[0].list
+	alone.start().serves()
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, n := range nodes {
+		n.serves()
+	}
+	const line = "a --join address belongs to another cluster"
+	eventually(t, "a line that says so", func() bool { return alone.logs.has(line) })
+	alone.group.findStrangers() // all addresses answer now
+	nodes[0].group.findStrangers()
+	if n := alone.logs.count(line); n != 2 {
+		t.Errorf("it is said %d times", n)
+	}
+	if nodes[0].logs.has(line) {
+		t.Error("a member takes its own cluster for another one")
 	}
 }
 

@@ -144,7 +144,7 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 		m.work.Go(m.doWithout)
 	}
 	if member {
-		m.work.Go(m.warnOfStrangers)
+		m.work.Go(m.findStrangers)
 	}
 	return m, nil
 }
