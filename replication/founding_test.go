@@ -314,8 +314,9 @@ func TestSecondBrokerWithOneID(t *testing.T) {
 	defer delete(net.nodes, 102)
 	defer twin.stop()
 	twin.start()
-	twin.waits("node id 2 belongs to the running broker at host2:1")
-	twin.waits("give this broker another --node-id")
+	eventually(t, "one short line that says so", func() bool {
+		return twin.logs.has(`msg="waiting: node id 2 belongs to the running broker at host2:1: give this broker another --node-id"`)
+	})
 	nodes[1].create("still-served")
 	if b, _ := nodes[0].group.View().Broker(2); b.Incarnation != owner {
 		t.Error("the newcomer took the id over")

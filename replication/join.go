@@ -193,6 +193,10 @@ func (m *MetaGroup) joinVia(d decision) (bool, error) {
 		if result.Err() == nil {
 			return true, m.becomeMember(d)
 		}
+		if result.Code == metadata.DuplicateNode { // says the leader, whoever was asked
+			m.waitFor("%s", refusalText(result))
+			return false, nil
+		}
 		trouble = append(trouble, fmt.Sprintf("%s: %s", address, refusalText(result)))
 	}
 	m.waitFor("joining cluster %s: %s", d.cluster, strings.Join(trouble, "; "))
@@ -407,8 +411,8 @@ func (m *MetaGroup) admit(ctx context.Context, in *metaInstance, r *metadata.Reg
 	r.Replaces = 0
 	if owner, ok := m.View().Broker(r.Node); ok && owner.Incarnation != r.Incarnation {
 		if m.alive(ctx, owner) {
-			return metadata.EncodeResult(metadata.Result{Code: metadata.DuplicateNode, Detail: fmt.Sprintf(
-				"node id %d belongs to the running broker at %s (incarnation %s)", r.Node, owner.RPCAddress, owner.Incarnation)}), nil
+			return metadata.EncodeResult(metadata.Result{Code: metadata.DuplicateNode,
+				Detail: fmt.Sprintf("node id %d belongs to the running broker at %s", r.Node, owner.RPCAddress)}), nil
 		}
 		r.Replaces = owner.Incarnation
 	}
