@@ -6,7 +6,8 @@ import "sync"
 // present position of each partition that is being read. It may be used
 // concurrently by the loop and by the callbacks of the group.
 type horizon struct {
-	ends map[topicPartition]int64
+	ends   map[topicPartition]int64
+	begins map[topicPartition]int64 // where a group without a committed position begins
 
 	mu    sync.Mutex
 	given bool                     // partitions have been assigned once
@@ -15,13 +16,14 @@ type horizon struct {
 	over  bool                     // done is closed
 }
 
-func newHorizon(ends map[topicPartition]int64) *horizon {
-	return &horizon{ends: ends, left: map[topicPartition]int64{}, done: make(chan struct{})}
+func newHorizon(ends, begins map[topicPartition]int64) *horizon {
+	return &horizon{ends: ends, begins: begins, left: map[topicPartition]int64{}, done: make(chan struct{})}
 }
 
 // expect notes what a rebalance added; assign follows with the positions. A
 // member that has been given something and has nothing left is done; one that
-// was never given anything waits for its turn.
+// was never given anything waits for its turn, or until the group is done (see
+// reached).
 func (h *horizon) expect(added map[string][]int32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -80,8 +82,40 @@ func (h *horizon) advance(r *Record) {
 	h.checkLocked()
 }
 
+// idle reports whether the member has nothing to read and waits.
+func (h *horizon) idle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.left) == 0 && !h.over
+}
+
+// reached ends the loop of an idle member if the group has finished everything before
+// the end: these are its committed positions.
+func (h *horizon) reached(committed map[topicPartition]int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for tp, end := range h.ends {
+		position, ok := committed[tp]
+		if !ok {
+			position = h.begins[tp]
+		}
+		if position < end {
+			return
+		}
+	}
+	if len(h.left) == 0 {
+		h.finishLocked()
+	}
+}
+
 func (h *horizon) checkLocked() {
-	if h.given && len(h.left) == 0 && !h.over {
+	if h.given && len(h.left) == 0 {
+		h.finishLocked()
+	}
+}
+
+func (h *horizon) finishLocked() {
+	if !h.over {
 		h.over = true
 		close(h.done)
 	}

@@ -111,7 +111,7 @@ func TestHorizon(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			h := newHorizon(ends)
+			h := newHorizon(ends, nil)
 			test.do(h)
 			select {
 			case <-h.done:
@@ -125,7 +125,7 @@ func TestHorizon(t *testing.T) {
 			}
 		})
 	}
-	h := newHorizon(ends)
+	h := newHorizon(ends, nil)
 	if h.beyond(read(0, 1)) || !h.beyond(read(0, 2)) {
 		t.Error("the end is the first offset that is not read")
 	}

@@ -62,7 +62,8 @@ func From(p Position) SubscribeOption {
 
 // Until makes the loop end by itself at this position, resolved when Subscribe
 // is called; default never. With [End] it ends once it has read what was there.
-// In a group each member ends when the partitions it has are read up to there.
+// In a group each member ends when the partitions it has are read up to there; one
+// that has none ends when the group has committed everything up to there.
 func Until(p Position) SubscribeOption {
 	return subscribeFunc(func(c *subscribeConfig) { c.until = &p })
 }
@@ -160,7 +161,14 @@ func (c *Client) plan(ctx context.Context, cfg *subscribeConfig, s *Subscription
 		if err != nil {
 			return nil, err
 		}
-		s.horizon = newHorizon(ends)
+		begins := make(map[topicPartition]int64, len(within))
+		for tp, b := range within {
+			begins[tp] = b.start
+			if cfg.from == End() {
+				begins[tp] = b.end
+			}
+		}
+		s.horizon = newHorizon(ends, begins)
 		opts = append(opts, kgo.KeepControlRecords()) // they move the position, too
 	}
 	if cfg.group != "" {

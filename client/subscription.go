@@ -23,6 +23,10 @@ const pollRecords = 1000
 // growthInterval is the pause between two looks for new partitions.
 const growthInterval = 30 * time.Second
 
+// groupInterval is the pause between two looks of a member without partitions at
+// what the others have committed.
+const groupInterval = 500 * time.Millisecond
+
 // Subscription reads topics; [Client.Subscribe] makes one. Records may be ranged
 // over once. Finish, Commit and Close may be called from inside the loop and from
 // other goroutines.
@@ -88,6 +92,9 @@ func (s *Subscription) Records(ctx context.Context) iter.Seq2[*Record, error] {
 		defer cancel()
 		if s.horizon != nil {
 			waker.Go(func() { cancelWhenDone(polling, cancel, s.horizon.done) })
+			if s.config.group != "" {
+				waker.Go(func() { s.watchGroup(polling) })
+			}
 		} else if s.config.group == "" && len(s.config.partitions) == 0 {
 			waker.Go(func() { s.watchGrowth(polling, s.growthInterval) })
 		}
@@ -136,6 +143,35 @@ func (s *Subscription) grow(ctx context.Context) {
 	s.mu.Unlock()
 	if len(added) > 0 {
 		s.kgo.AddConsumePartitions(kgoOffsets(added))
+	}
+}
+
+// watchGroup ends the loop of a member that was given nothing when the others have
+// finished everything before the horizon. What cannot be asked now is asked at the
+// next tick.
+func (s *Subscription) watchGroup(ctx context.Context) {
+	tick := time.NewTicker(groupInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if !s.horizon.idle() {
+			continue
+		}
+		fetched, err := kadm.NewClient(s.kgo).FetchOffsets(ctx, s.config.group)
+		if err != nil || fetched.Error() != nil {
+			continue
+		}
+		committed := map[topicPartition]int64{}
+		fetched.Each(func(o kadm.OffsetResponse) {
+			if o.At >= 0 {
+				committed[topicPartition{o.Topic, o.Partition}] = o.At
+			}
+		})
+		s.horizon.reached(committed)
 	}
 }
 
