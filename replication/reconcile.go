@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -65,6 +66,7 @@ func (h *Host) reconcileLoop() {
 	defer h.meta.Watch(changed)()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	pause := reconcileRetry
 	for {
 		select {
 		case <-h.stop:
@@ -73,16 +75,43 @@ func (h *Host) reconcileLoop() {
 		case <-h.poke:
 		case <-retry.C:
 		}
-		if err := h.reconcile(h.meta.View()); err != nil {
-			h.logger.Error("replicas do not match the metadata yet", "err", err)
-			retry.Reset(reconcileRetry)
+		err := h.reconcile(h.meta.View())
+		if err == nil {
+			pause = reconcileRetry
+			continue
 		}
+		h.logger.Error("replicas do not match the metadata yet", "retry_in", pause, "err", err)
+		retry.Reset(pause)
+		pause = min(2*pause, reconcileRetryMost)
 	}
 }
 
-// reconcileRetry is how long to wait after a replica could not be made or
-// removed (no space, for example).
-const reconcileRetry = time.Second
+const (
+	// reconcileRetry is how long to wait after a replica could not be made, opened
+	// or removed (no space, for example); twice as long each time that follows, up
+	// to reconcileRetryMost.
+	reconcileRetry     = time.Second
+	reconcileRetryMost = 10 * time.Second
+)
+
+// mayPass reports a failure that says nothing about the replica and may be over by
+// the next try: the disk is full, or the process or the machine has as many files
+// open as it may. A replica is not out of its group for it.
+func mayPass(err error) bool {
+	return errors.Is(err, log.ErrNoSpace) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// maxTold bounds how many failures of one kind an error names.
+const maxTold = 5
+
+// several joins the failures of many replicas: a few of them and how many they are.
+func several(errs []error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if more := len(errs) - maxTold; more > 0 {
+		errs = append(errs[:maxTold:maxTold], fmt.Errorf("and %d more replicas", more))
+	}
+	return errors.Join(errs...)
+}
 
 // reconcile makes, opens and removes replicas. It is called by one goroutine.
 func (h *Host) reconcile(view *metadata.View) error {
@@ -93,13 +122,15 @@ func (h *Host) reconcile(view *metadata.View) error {
 	// What cannot be made or removed must not hold up what is there, nor each other:
 	// on a full disk deletions make room. It is tried again.
 	made, retry := h.create(created)
-	if err := h.open(append(opened, made...)); err != nil {
-		return errors.Join(retry, err)
-	}
+	unopened := h.open(append(opened, made...))
+	retry = errors.Join(retry, unopened)
 	if !h.caughtUp.Load() {
 		return retry
 	}
 	retry = errors.Join(retry, h.removeDeleted(view))
+	if unopened != nil { // what was not opened was not recovered
+		return retry
+	}
 	select {
 	case <-h.settled:
 		return retry
@@ -180,15 +211,16 @@ func (h *Host) create(created []assignment) (made []assignment, err error) {
 		h.setUnmade(a.group(), errs[i])
 	}
 	made, index, unmade := sortMade(h.node.MetadataIndex(), created, errs)
-	err = errors.Join(errs...)
+	err = several(errs)
 	if len(made) == 0 {
 		return nil, err
 	}
 	if raised := h.node.RaiseMetadataIndex(index, unmade); raised != nil {
 		raised = fmt.Errorf("record that replicas exist: %w", raised)
-		if !errors.Is(raised, log.ErrNoSpace) {
+		if !mayPass(raised) {
 			// A second try may succeed and prove nothing, and with a lower index on
-			// the disk the next start would make these replicas anew.
+			// the disk the next start would make these replicas anew. (Where a file
+			// or folder could not even be opened no sync has failed.)
 			h.fatal(raised)
 		}
 		return nil, errors.Join(err, raised)
@@ -303,12 +335,12 @@ func segmentBytes(topic *metadata.Topic) int64 {
 }
 
 // open starts the replicas that should exist; one that cannot start stays out of
-// its group, and says so, while all others go on. One that only lacks space is
-// tried again.
+// its group, and says so, while all others go on. One that only lacks space or
+// descriptors is tried again.
 func (h *Host) open(opened []assignment) error {
-	return errors.Join(parallel(opened, func(a assignment) error {
+	return several(parallel(opened, func(a assignment) error {
 		p, err := h.openReplica(a)
-		if errors.Is(err, log.ErrNoSpace) {
+		if mayPass(err) {
 			return fmt.Errorf("open replica %s/%d: %w", a.topic.Name, a.partition, err)
 		}
 		if err != nil {
@@ -319,7 +351,7 @@ func (h *Host) open(opened []assignment) error {
 		}
 		h.setPartition(p)
 		return nil
-	})...)
+	}))
 }
 
 func (h *Host) openReplica(a assignment) (*Partition, error) {

@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -59,6 +60,61 @@ func TestReplicaWithoutSpaceToOpenIsTriedAgain(t *testing.T) {
 	}
 	fault.Remove()
 	c.produce(topic, 0, 2)
+}
+
+// TestReplicaWithoutDescriptorsIsTriedAgain: that the process has too many files open
+// says nothing about a replica, neither while it is made nor when it is opened; and
+// topics can be deleted meanwhile, which gives descriptors back.
+func TestReplicaWithoutDescriptorsIsTriedAgain(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	old, topic := c.create("old", 1), c.create("orders", 1)
+	c.produce(old, 0, 1)
+	c.produce(topic, 0, 1)
+	making := n.fs.Inject(crashfs.Fault{Op: crashfs.OpCreate, PathContains: "/topics/new", Err: syscall.EMFILE, Repeat: true})
+	added := c.create("new", 1)
+	eventually(t, "a creation without descriptors", func() bool { return n.logs.has("create replica new/0") })
+	n.stop()
+	making.Remove()
+	for _, missing := range []error{syscall.EMFILE, syscall.ENFILE} {
+		before := n.logs.count("open replica orders/0")
+		opening := n.fs.Inject(crashfs.Fault{Op: crashfs.OpOpen, PathContains: "/topics/orders", Err: missing, Repeat: true})
+		n.start()
+		c.produce(added, 0, 1)
+		eventually(t, "an opening without descriptors", func() bool { return n.logs.count("open replica orders/0") > before })
+		if err := n.host.ReplicaFailed(topic.ID, 0); err != nil {
+			t.Errorf("out of its group for good: %v", err)
+		}
+		if missing == syscall.ENFILE {
+			c.remove(old)
+			eventually(t, "the deleted topic's folder to go", func() bool {
+				_, err := n.fs.Stat(n.folder(old, 0))
+				return err != nil
+			})
+		}
+		opening.Remove()
+		c.produce(topic, 0, 1)
+		c.ready()
+		n.stop()
+	}
+	n.start()
+	c.ready()
+}
+
+// TestManyFailuresAreToldInFew: an error with a line for each of ten thousand
+// replicas helps nobody.
+func TestManyFailuresAreToldInFew(t *testing.T) {
+	errs := make([]error, 100)
+	if several(slices.Clone(errs)) != nil {
+		t.Error("no failure is one")
+	}
+	for i := range errs {
+		errs[i] = fmt.Errorf("%d: %w", i, syscall.EMFILE)
+	}
+	err := several(errs)
+	if lines := strings.Count(err.Error(), "\n") + 1; lines != maxTold+1 || !strings.HasSuffix(err.Error(), "and 95 more replicas") || !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("told in %d lines: %v", lines, err)
+	}
 }
 
 // TestStrangeThingsInTheTopicsFolder: what an operator or a tool left there is
