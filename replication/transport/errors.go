@@ -20,7 +20,8 @@ var (
 	// ErrRefusedIdentity is a handshake that one side ended because of who the
 	// other one is. The error in the chain is a *RefusedError.
 	ErrRefusedIdentity = errors.New("identity refused")
-	// ErrTooLarge is a body above Config.MaxFrame; nothing was sent.
+	// ErrTooLarge is a body above Config.MaxFrame, or above 256 KiB to an address or
+	// between nodes of which one knows no cluster yet; nothing was sent.
 	ErrTooLarge = errors.New("larger than a frame may be")
 	// ErrFrame is bytes that are no frame or no handshake of ours; the error in
 	// the chain is a *FrameError. The connection they came on is closed.
@@ -85,7 +86,7 @@ const (
 	CodeUnknownMethod Code = 2
 	// CodePanic is a handler that panicked; its connection is closed.
 	CodePanic Code = 3
-	// CodeTooLarge is an answer above Config.MaxFrame.
+	// CodeTooLarge is an answer above what ErrTooLarge allows a request.
 	CodeTooLarge Code = 4
 	// CodeBadRequest is a request body that a handler could not decode.
 	CodeBadRequest Code = 5

@@ -287,6 +287,8 @@ func TestLargeBodiesShareABudget(t *testing.T) {
 			t.Errorf("the control connection: %v", err)
 		}
 		echo(t, nodes[2], 1, Bulk, string(body))
+		own := func(c *conn) bool { return c.peer.Node == 2 && c.class == Bulk }
+		stands := acceptedOf(nodes[1], own)
 		pass(receiptGrace)
 		if len(waits) > 0 {
 			t.Error("two bodies arrive in the memory of one")
@@ -303,14 +305,17 @@ func TestLargeBodiesShareABudget(t *testing.T) {
 		if _, err := io.Copy(io.Discard, slow); err != nil {
 			t.Error(err)
 		}
+		if !slices.Equal(acceptedOf(nodes[1], own), stands) {
+			t.Error("the time in which a body must come ended its connection afterwards")
+		}
 		if b := nodes[1].receipts.claimants[Bulk]; b.used != 0 {
 			t.Errorf("%d bytes are held by nobody", b.used)
 		}
 	})
 }
 
-// TestFloodsKeepNobodyOut: one host opens as many connections as it can, with and
-// without handshakes, in the name of many nodes.
+// TestFloodsKeepNobodyOut: a few hosts, those of members among them, open as many
+// connections as they can, with and without handshakes, in the name of many nodes.
 func TestFloodsKeepNobodyOut(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		network, nodes := mesh(t, 3, nil)
@@ -325,10 +330,19 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 		await(t, time.Second, "all are connected", func() bool {
 			return len(acceptedOf(nodes[1], func(*conn) bool { return true })) == 3
 		})
+		for i := range maxClaimants + classes { // of members from one host
+			node := metadata.NodeID(1000 + i/classes)
+			nodes[1].SetIncarnation(node, 1)
+			intrude(t, network, "members", Class(i%classes), Identity{node, 1, "c"})
+		}
+		synctest.Wait()
 		before := acceptedOf(nodes[1], func(*conn) bool { return true })
+		if len(before) != 3+maxClaimants+classes {
+			t.Fatalf("%d connections stand", len(before))
+		}
 		for i := range 3 * max(maxStrangers, maxClaimants, maxNewcomers) {
 			node := metadata.NodeID(10 + i)
-			intrude(t, network, "stranger", Control, Identity{Node: node, Incarnation: 1})
+			intrude(t, network, meshHost(metadata.NodeID(2+i%2)), Control, Identity{Node: node, Incarnation: 1})
 			intrude(t, network, "stranger", probe, Identity{node, 1, "c"})
 			intrude(t, network, "stranger", Bulk, Identity{node, 1, "c"})
 			intrude(t, network, "stranger", Bulk, Identity{2, metadata.Incarnation(10 + i), "c"})
