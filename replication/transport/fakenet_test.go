@@ -153,7 +153,12 @@ func (f *fakeNode) Call(ctx context.Context, node metadata.NodeID, class Class, 
 	}
 	select {
 	case a := <-answers:
-		return a.body, a.err
+		select {
+		case <-lost: // first: an answer behind the end of its connection comes to nobody
+			return nil, ErrConnectionLost
+		default:
+			return a.body, a.err
+		}
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-lost:
