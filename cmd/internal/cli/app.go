@@ -55,8 +55,9 @@ type app struct {
 	timeout time.Duration
 	config  string
 
-	settings *settings // where each value came from; set before a command runs
-	command  string    // the path of the command that runs, for hints
+	settings *settings     // what the environment and the file say; set before a command runs
+	command  string        // the path of the command that runs, for hints
+	left     time.Duration // of timeout, less what the command has waited for the cluster
 }
 
 // errInterrupted is the cause of the context when SIGINT came.
@@ -179,6 +180,7 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	if a.timeout <= 0 {
 		return usagef("--timeout must be more than 0")
 	}
+	a.left = a.timeout
 	return nil
 }
 
@@ -235,12 +237,22 @@ func atLeastOne(what string) cobra.PositionalArgs {
 	}
 }
 
+// limit gives a context for what is waited for now, within what is left of --timeout:
+// there is one for the whole command. The time in which somebody reads a question
+// does not count.
+func (a *app) limit(ctx context.Context) (context.Context, func()) {
+	begin := time.Now()
+	limited, cancel := context.WithTimeout(ctx, a.left)
+	return limited, func() {
+		cancel()
+		a.left -= time.Since(begin)
+	}
+}
+
 // open connects; a dead address is known after at most five seconds.
 func (a *app) open(ctx context.Context, options ...client.Option) (*client.Client, error) {
-	limited, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
 	options = append([]client.Option{client.WithClientID("millrace-cli")}, options...)
-	c, err := client.Open(limited, a.brokers, options...)
+	c, err := client.Open(ctx, a.brokers, options...)
 	if err != nil && !errors.Is(err, client.ErrUnreachable) && ctx.Err() == nil && !isTyped(err) {
 		return nil, usagef("%s", err)
 	}
@@ -253,15 +265,15 @@ func isTyped(err error) bool {
 	return errors.As(err, &answered)
 }
 
-// request runs f with a client and the time that --timeout gives.
+// request runs f with a client and the time that is left of --timeout.
 func (a *app) request(ctx context.Context, f func(context.Context, *client.Client) error) error {
-	c, err := a.open(ctx)
+	limited, done := a.limit(ctx)
+	defer done()
+	c, err := a.open(limited)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	limited, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
 	return f(limited, c)
 }
 

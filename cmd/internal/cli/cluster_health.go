@@ -84,6 +84,7 @@ func (o *clusterHealthOptions) runWait(ctx context.Context, limited bool) error 
 		defer cancel()
 	}
 	for {
+		o.app.left = o.app.timeout // each look has its own; ctx bounds all
 		var out healthOutput
 		err := o.app.request(ctx, func(ctx context.Context, c *client.Client) (err error) {
 			out, err = health(ctx, c)

@@ -65,13 +65,13 @@ func (o *consumeOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := o.app.open(ctx)
+	limited, done := o.app.limit(ctx)
+	defer done()
+	c, err := o.app.open(limited)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	limited, cancel := context.WithTimeout(ctx, o.app.timeout)
-	defer cancel()
 	sub, err := c.Subscribe(limited, subscription...)
 	if err != nil {
 		return aboutTopic(limited, c, o.topic, err)

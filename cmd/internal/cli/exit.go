@@ -8,7 +8,6 @@ import (
 	"net"
 	"strings"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/client"
@@ -115,7 +114,7 @@ func classify(err error) (code int, name string) {
 		switch {
 		case errors.Is(err, client.ErrDenied):
 			return exitDenied, answered.Name
-		case answered.Code == kerr.RequestTimedOut.Code:
+		case outOfTime(err):
 			return exitUnreachable, answered.Name
 		}
 		return exitError, answered.Name
@@ -127,6 +126,14 @@ func classify(err error) (code int, name string) {
 		return exitUnreachable, codeUnreachable
 	}
 	return exitError, codeOther
+}
+
+// outOfTime reports whether a broker's answer is one that is asked for again until
+// --timeout is over: no leader, no coordinator, too few replicas. What state the
+// cluster is in must not decide between two exit codes by chance. That a topic is
+// unknown can pass, too, but is an answer.
+func outOfTime(err error) bool {
+	return client.Retryable(err) && !errors.Is(err, client.ErrUnknownTopic)
 }
 
 // hintFor says what to do next. Every error has something: what the command knows

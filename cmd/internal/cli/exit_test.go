@@ -38,6 +38,12 @@ func TestExitCodes(t *testing.T) {
 		{syscall.EADDRINUSE, exitError, "ERROR"},
 		{fmt.Errorf("wrapped: %w", advise(errors.New("x"), "y").named("NAME")), exitError, "NAME"},
 		{client.Typed(kerr.RequestTimedOut), exitUnreachable, "REQUEST_TIMED_OUT"},
+		{client.Typed(kerr.LeaderNotAvailable), exitUnreachable, "LEADER_NOT_AVAILABLE"},
+		{client.Typed(kerr.CoordinatorNotAvailable), exitUnreachable, "COORDINATOR_NOT_AVAILABLE"},
+		{client.Typed(kerr.NotController), exitUnreachable, "NOT_CONTROLLER"},
+		{fmt.Errorf("%w: %w", kgo.ErrRecordTimeout, client.Typed(kerr.NotEnoughReplicas)), exitUnreachable, "NOT_ENOUGH_REPLICAS"},
+		{fmt.Errorf("%w for 3 records", client.ErrOutcomeUnknown), exitUnreachable, "OUTCOME_UNKNOWN"},
+		{errors.Join(client.ErrOutcomeUnknown, client.Typed(kerr.TopicAuthorizationFailed)), exitDenied, "TOPIC_AUTHORIZATION_FAILED"},
 		{client.Typed(kerr.UnknownTopicOrPartition), exitError, "UNKNOWN_TOPIC_OR_PARTITION"},
 		{client.Typed(kerr.TopicAuthorizationFailed), exitDenied, "TOPIC_AUTHORIZATION_FAILED"},
 		{client.Typed(kerr.SaslAuthenticationFailed), exitDenied, "SASL_AUTHENTICATION_FAILED"},
@@ -149,5 +155,20 @@ func TestOutputThatTakesNothing(t *testing.T) {
 		if code != exitError || !strings.Contains(errOut.String(), "write output: ") || !strings.Contains(errOut.String(), "hint: ") {
 			t.Errorf("millrace %s: exit %d: %s", strings.Join(args, " "), code, errOut.String())
 		}
+	}
+}
+
+// TestOneTimeout: --timeout bounds a command as a whole, not each of its steps.
+func TestOneTimeout(t *testing.T) {
+	a := &app{left: time.Hour}
+	_, done := a.limit(t.Context())
+	if done(); a.left >= time.Hour {
+		t.Error("the first step has cost nothing")
+	}
+	a.left = 0
+	second, done := a.limit(t.Context())
+	defer done()
+	if second.Err() == nil {
+		t.Error("there is time for a second step")
 	}
 }

@@ -115,8 +115,8 @@ func (o *produceOptions) open(ctx context.Context) (*client.Client, error) {
 	if o.partition >= 0 {
 		options = append(options, client.WithKgo(kgo.RecordPartitioner(kgo.ManualPartitioner())))
 	}
-	limited, cancel := context.WithTimeout(ctx, o.app.timeout)
-	defer cancel()
+	limited, done := o.app.limit(ctx)
+	defer done()
 	c, err := o.app.open(limited, options...)
 	if err != nil {
 		return nil, err
