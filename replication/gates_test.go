@@ -192,3 +192,26 @@ func TestRoleOfAnInstanceThatIsNotTheCurrentOneWaits(t *testing.T) {
 	eventually(t, "a ready leader", func() bool { return n.role().Ready })
 	g.inStep()
 }
+
+// TestReplicaOfAFormerIncarnationStaysOut: a node that lost its part of the metadata
+// group is another one, whose replicas, complete as they are with folder and vote, may
+// be as old as what it lost.
+func TestReplicaOfAFormerIncarnationStaysOut(t *testing.T) {
+	c := newHosts(t, 3)
+	topic := c.create("orders", 1)
+	c.produce(topic, 0, 1)
+	n := c.nodes[1]
+	n.hasReplica(topic, 0)
+	before := n.host.Incarnation()
+	n.stop()
+	must(t, n.fs.RemoveAll("/data/metadata"))
+	n.start()
+	c.ready()
+	if n.host.Incarnation() == before {
+		t.Fatal("the node is who it was: the test proves nothing")
+	}
+	if err := n.host.ReplicaFailed(topic.ID, 0); !errors.Is(err, ErrLostReplica) {
+		t.Errorf("out of its group because of %v, want %v", err, ErrLostReplica)
+	}
+	c.produce(topic, 0, 2)
+}

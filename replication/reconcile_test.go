@@ -369,3 +369,28 @@ func TestQuarantineThatCannotBeReadIsTriedAgain(t *testing.T) {
 	}
 	c.produce(topic, 0, 2)
 }
+
+// TestVotesOfADeletedReplicaAreForgotten: else votes.log grows with each topic that
+// ever was.
+func TestVotesOfADeletedReplicaAreForgotten(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	topic := c.create("orders", 2)
+	c.produce(topic, 0, 1)
+	c.produce(topic, 1, 1)
+	if got := len(n.host.votes.Groups()); got != 2 {
+		t.Fatalf("%d groups have votes, want 2", got)
+	}
+	c.remove(topic)
+	eventually(t, "the topic's folder to go", func() bool {
+		_, err := n.fs.Stat(n.folder(topic, 1))
+		return err != nil
+	})
+	eventually(t, "the confirmation", func() bool {
+		_, there := n.host.Meta().View().Deletion(topic.ID)
+		return !there
+	})
+	if left := n.host.votes.Groups(); len(left) != 0 {
+		t.Errorf("votes of %v are left", left)
+	}
+}
