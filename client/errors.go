@@ -154,6 +154,7 @@ var kinds = map[int16]kind{
 	kerr.GroupSubscribedToTopic.Code:             {ErrGroupInUse, hintMembers, ""},
 	kerr.OffsetOutOfRange.Code:                   {ErrOffsetOutOfRange, "see the range with: millrace topic describe", ""},
 	kerr.MessageTooLarge.Code:                    {ErrRecordTooLarge, "raise the topic's max.message.bytes, or send smaller records", ""},
+	kerr.InvalidRecord.Code:                      {nil, "a compacted topic takes only records with a key; see: millrace topic describe", ""},
 	kerr.RecordListTooLarge.Code:                 {ErrRecordTooLarge, "send smaller batches", ""},
 	kerr.IllegalGeneration.Code:                  {ErrLostPartitions, "", ""},
 	kerr.UnknownMemberID.Code:                    {ErrLostPartitions, "", ""},

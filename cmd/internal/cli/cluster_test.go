@@ -130,3 +130,30 @@ func TestProduceFailures(t *testing.T) {
 		t.Error("the lines came back in another order")
 	}
 }
+
+// TestWhyNothingIsTaken: a time-out and a refusal say what the broker wants.
+func TestWhyNothingIsTaken(t *testing.T) {
+	tests := []struct {
+		config string
+		code   int
+		says   []string
+	}{
+		{"min.insync.replicas=5", exitUnreachable, []string{"NOT_ENOUGH_REPLICAS", "hint: too few replicas are up for the topic's min.insync.replicas"}},
+		{"cleanup.policy=compact", exitError, []string{"INVALID_RECORD", "hint: a compacted topic takes only records with a key"}},
+	}
+	for _, test := range tests {
+		t.Run(test.config, func(t *testing.T) {
+			must(t, "", "topic", "create", "picky", "-p", "1", "-c", test.config)
+			defer must(t, "", "topic", "delete", "picky", "-y")
+			o := run(t, "x\n", "produce", "picky", "--timeout", "1s")
+			if o.code != test.code {
+				t.Errorf("exit code %d, want %d", o.code, test.code)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(o.err, part) {
+					t.Errorf("%q is not said:\n%s", part, o.err)
+				}
+			}
+		})
+	}
+}
