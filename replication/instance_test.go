@@ -6,12 +6,14 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/log"
+	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
@@ -315,4 +317,23 @@ func TestRaftNeverTrimsNorTakesSnapshots(t *testing.T) {
 		}
 	}
 	must(t, raft.ValidateConfig(c))
+}
+
+// TestNewInstanceIsTriedAgain: what says nothing about the replica takes it out of its
+// group no more than at the start of the broker.
+func TestNewInstanceIsTriedAgain(t *testing.T) {
+	g := newTrio(t)
+	p := g.leader().partition
+	facade, tries := p.facade, 0
+	p.facade = func() (*transport.Facade, error) {
+		if tries++; tries == 1 {
+			return nil, syscall.EMFILE
+		}
+		return facade()
+	}
+	p.replaceInstance(log.ErrNoSpace)
+	p.restarts.Wait()
+	if p.current() == nil || p.Failed() != nil || tries != 2 {
+		t.Errorf("takes part: %v, after %d tries, out because of %v", p.current() != nil, tries, p.Failed())
+	}
 }

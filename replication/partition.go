@@ -263,8 +263,8 @@ func (p *Partition) replaceInstance(cause error) {
 	}()
 }
 
-// startAgain waits for space, and for nothing else: a log that cannot be read takes
-// the replica out of its group, as at the start of the broker.
+// startAgain waits for what may pass, and for nothing else: a log that cannot be
+// read takes the replica out of its group, as at the start of the broker.
 func (p *Partition) startAgain(cause error) {
 	p.logger.Warn("replica starts again after a failed append",
 		"topic", p.topic, "partition", p.group.Partition, "err", cause)
@@ -276,7 +276,7 @@ func (p *Partition) startAgain(cause error) {
 		}
 		in, err := p.newInstance()
 		switch {
-		case errors.Is(err, log.ErrNoSpace):
+		case mayPass(err):
 			p.logger.Error("replica could not start again", "topic", p.topic,
 				"partition", p.group.Partition, "err", err)
 		case err != nil:
