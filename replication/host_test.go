@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/metamodel"
+	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/replication/transport/transporttest"
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
@@ -210,7 +211,8 @@ func TestTopicIsServedByAllItsReplicas(t *testing.T) {
 	topic := c.create("orders", 3)
 	for p := range int32(3) {
 		c.produce(topic, p, uint64(p))
-		if got, want := c.leader(topic, p).local, topic.Partitions[p].Replicas[0].ServerID(); string(got) != want {
+		preferred := topic.Partitions[p].Replicas[0]
+		if got, want := c.leader(topic, p).local, transport.ServerID(preferred.Node, preferred.Incarnation); got != want {
 			t.Errorf("partition %d is led by %s, preferred is %s", p, got, want)
 		}
 	}

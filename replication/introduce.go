@@ -262,7 +262,7 @@ func (m *MetaGroup) tellPeers(in *metaInstance, told map[metadata.NodeID]transpo
 // leader knows who waits for whom.
 func (m *MetaGroup) leftOutside(in *metaInstance, servers []raft.Server, peer transport.Peer) bool {
 	b, ok := m.View().Broker(peer.Node)
-	return ok && b.Incarnation == peer.Incarnation && in.raft.State() == raft.Leader && !isMember(servers, raft.ServerID(b.ServerID()))
+	return ok && b.Incarnation == peer.Incarnation && in.raft.State() == raft.Leader && !isMember(servers, brokerID(b))
 }
 
 func isMember(servers []raft.Server, id raft.ServerID) bool {

@@ -429,8 +429,7 @@ func (m *MetaGroup) admit(ctx context.Context, in *metaInstance, r *metadata.Reg
 
 // alive reports whether this incarnation of a broker runs.
 func (m *MetaGroup) alive(ctx context.Context, b *metadata.Broker) bool {
-	id := transport.ServerID(b.Node, uint64(b.Incarnation))
-	if b.Node == m.node.ID() || m.answers(id) {
+	if b.Node == m.node.ID() || m.answers(brokerID(b)) {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)

@@ -184,7 +184,7 @@ func (g *groupMembers) next() *memberStep {
 		}
 	}
 	for b := range g.view.Brokers() {
-		if id := raft.ServerID(b.ServerID()); !present[id] && g.runs(id) && g.answers(id) {
+		if id := brokerID(b); !present[id] && g.runs(id) && g.answers(id) {
 			return &memberStep{"taking in", id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
 				return r.AddNonvoter(id, raft.ServerAddress(id), previous, memberTimeout)
 			}}
@@ -207,7 +207,7 @@ func (g *groupMembers) removal(voters []raft.ServerID) *memberStep {
 			continue
 		}
 		rest := without(voters, s.ID)
-		if s.Suffrage == raft.Voter && (!g.caughtUp(raft.ServerID(successor.ServerID())) || !g.safe(rest)) {
+		if s.Suffrage == raft.Voter && (!g.caughtUp(brokerID(successor)) || !g.safe(rest)) {
 			continue
 		}
 		id := s.ID
@@ -234,10 +234,15 @@ func (g *groupMembers) promotion(voters []raft.ServerID) *memberStep {
 	return nil
 }
 
+// brokerID is a broker as a member of the metadata group, which is its incarnation.
+func brokerID(b *metadata.Broker) raft.ServerID {
+	return transport.ServerID(b.Node, uint64(b.Incarnation))
+}
+
 func (g *groupMembers) registered(id raft.ServerID) bool {
 	node, _, err := transport.ParseServerID(id)
 	b, ok := g.view.Broker(node)
-	return err == nil && ok && raft.ServerID(b.ServerID()) == id
+	return err == nil && ok && brokerID(b) == id
 }
 
 func without(ids []raft.ServerID, gone raft.ServerID) []raft.ServerID {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/replication/transport/transporttest"
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
@@ -74,7 +75,7 @@ func TestTransfersUnderLoad(t *testing.T) {
 }
 
 func (g *trio) replicaID(n *trioNode) raft.ServerID {
-	return raft.ServerID(n.replica.ServerID())
+	return transport.ServerID(n.replica.Node, n.replica.Incarnation)
 }
 
 // TestTransferMovesLeadership: the way leadership is moved in production.

@@ -32,10 +32,6 @@ type Broker struct {
 	Index uint64
 }
 
-// ServerID is the broker's id and address in the raft configuration of the
-// metadata group, which is that of its incarnation.
-func (b *Broker) ServerID() string { return serverID(b.Node, uint64(b.Incarnation)) }
-
 // brokerSize is the least size of an encoded broker.
 const brokerSize = 4 + 8 + 4 + 8 + 8 + 4*4 + 8
 

@@ -14,10 +14,3 @@ type Incarnation uint64
 
 // String is the incarnation as 16 hexadecimal digits.
 func (i Incarnation) String() string { return fmt.Sprintf("%016x", uint64(i)) }
-
-// serverID is raft's id and address of a member of a group, in the form that
-// package transport parses: the node's number, a slash, 16 hexadecimal digits of
-// the incarnation. Network addresses never enter a raft configuration.
-func serverID(node NodeID, incarnation uint64) string {
-	return fmt.Sprintf("%d/%016x", node, incarnation)
-}

@@ -30,9 +30,6 @@ type Replica struct {
 	NodeIncarnation Incarnation
 }
 
-// ServerID is the replica's id and address in its group's raft configuration.
-func (r Replica) ServerID() string { return serverID(r.Node, r.Incarnation) }
-
 const replicaSize = 4 + 8 + 8
 
 func codeReplica(c *coder, r *Replica) {
