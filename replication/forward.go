@@ -359,12 +359,12 @@ func (m *MetaGroup) serve(r *transport.Request, answer func(context.Context, []b
 // metaMethods are the methods that the metadata group answers.
 func (m *MetaGroup) metaMethods() map[transport.Method]transport.Handler {
 	return map[transport.Method]transport.Handler{
-		transport.MethodFounding:   m.handleIntroduction,
-		transport.MethodJoin:       m.handleJoin,
+		transport.MethodFounding: m.handleIntroduction,
+		transport.MethodJoin:     m.handleJoin,
 		transport.MethodMetaChange: func(r *transport.Request) {
 			m.serve(r, func(ctx context.Context, command []byte) ([]byte, error) { return m.changeFrom(ctx, r.Peer, command) })
 		},
-		transport.MethodReadIndex:  func(r *transport.Request) { m.serve(r, m.readIndexHere) },
+		transport.MethodReadIndex: func(r *transport.Request) { m.serve(r, m.readIndexHere) },
 	}
 }
 
