@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/millrace/millrace/client"
@@ -19,7 +22,7 @@ const base64Encoding = "base64"
 
 // recordJSON is a record as -f json writes and reads it. A null key or value is
 // null. When key or value is not UTF-8, both are base64 and encoding says so; a
-// header has its own encoding for its value.
+// header has its own encoding for its value, and key_encoding for its key.
 type recordJSON struct {
 	Topic     string       `json:"topic"`
 	Partition int32        `json:"partition"`
@@ -32,9 +35,10 @@ type recordJSON struct {
 }
 
 type headerJSON struct {
-	Key      string  `json:"key"`
-	Value    *string `json:"value"`
-	Encoding string  `json:"encoding,omitempty"`
+	Key         string  `json:"key"`
+	Value       *string `json:"value"`
+	Encoding    string  `json:"encoding,omitempty"`
+	KeyEncoding string  `json:"key_encoding,omitempty"`
 }
 
 // appendRecord adds the record as one line of JSON.
@@ -50,6 +54,10 @@ func appendRecord(line *bytes.Buffer, r *client.Record) error {
 	out.Key, out.Value = toText(r.Key, out.Encoding), toText(r.Value, out.Encoding)
 	for i, h := range r.Headers {
 		header := headerJSON{Key: h.Key}
+		if !utf8.ValidString(h.Key) { // the encoder would replace bytes
+			header.KeyEncoding = base64Encoding
+			header.Key = *toText([]byte(h.Key), base64Encoding)
+		}
 		if !utf8.Valid(h.Value) {
 			header.Encoding = base64Encoding
 		}
@@ -83,7 +91,11 @@ func (j *recordJSON) record() (*client.Record, error) {
 		if err != nil {
 			return nil, fmt.Errorf("header %q: %w", h.Key, err)
 		}
-		r.Headers = append(r.Headers, client.Header{Key: h.Key, Value: value})
+		key, err := toBytes(&h.Key, h.KeyEncoding)
+		if err != nil {
+			return nil, fmt.Errorf("header %q: key: %w", h.Key, err)
+		}
+		r.Headers = append(r.Headers, client.Header{Key: string(key), Value: value})
 	}
 	return r, nil
 }
@@ -97,18 +109,26 @@ const lineHint = `each line is one object, such as {"key":"k","value":"text"}, a
 const absent = "\xff"
 
 // parseRecord reads a line; a blank one is no record. A record without a value is
-// refused: consume writes null out, and a misspelt name must not become one.
+// refused: consume writes null out, and a misspelt name must not become one. So is
+// everything that would be left out or replaced.
 func parseRecord(line []byte) (*client.Record, error) {
 	line = bytes.TrimSpace(line)
 	if len(line) == 0 {
 		return nil, nil
 	}
+	if err := checkText(line); err != nil {
+		return nil, err
+	}
 	value := absent
 	j := &recordJSON{Value: &value}
-	if err := json.Unmarshal(line, &j); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(line))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&j); err != nil {
 		return nil, describeJSON(err)
 	}
-	switch {
+	switch rest := bytes.TrimSpace(line[decoder.InputOffset():]); {
+	case len(rest) > 0:
+		return nil, fmt.Errorf("not JSON: there is more behind the object, at byte %d", decoder.InputOffset()+1)
 	case j == nil:
 		return nil, errors.New("null is no record")
 	case j.Value != nil && *j.Value == absent:
@@ -117,11 +137,49 @@ func parseRecord(line []byte) (*client.Record, error) {
 	return j.record()
 }
 
+// checkText refuses bytes and escapes that are no text: the decoder would put U+FFFD
+// in their place.
+func checkText(line []byte) error {
+	if !utf8.Valid(line) {
+		return errors.New(`not UTF-8: give such bytes as base64, with "encoding":"base64"`)
+	}
+	for i := 0; i+1 < len(line); i++ {
+		if line[i] != '\\' {
+			continue
+		}
+		i++ // what is escaped
+		unit, ok := escapedUnit(line[i-1:])
+		if !ok || !utf16.IsSurrogate(unit) {
+			continue
+		}
+		low, ok := escapedUnit(line[i+5:])
+		if !ok || utf16.DecodeRune(unit, low) == utf8.RuneError {
+			return fmt.Errorf(`\u%04x is half a character: give such bytes as base64, with "encoding":"base64"`, unit)
+		}
+		i += 10
+	}
+	return nil
+}
+
+// escapedUnit is the number in \uXXXX, if the text begins with it.
+func escapedUnit(text []byte) (rune, bool) {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(n), err == nil
+}
+
 // describeJSON puts what the decoder says into the words of JSON.
 func describeJSON(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
+	unknown, isUnknown := strings.CutPrefix(err.Error(), "json: unknown field ")
 	switch {
+	case isUnknown:
+		return fmt.Errorf("%s is no field of a record", unknown)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("not JSON: unexpected end of JSON input")
 	case errors.As(err, &syntax):
 		return fmt.Errorf("not JSON: %w, at byte %d", err, syntax.Offset)
 	case errors.As(err, &kind) && kind.Field == "":

@@ -30,6 +30,8 @@ func TestRecordJSON(t *testing.T) {
 			`{"topic":"t","partition":0,"offset":0,"timestamp":"1970-01-01T00:00:00Z","key":"aw==","value":"/wA=","headers":[],"encoding":"base64"}`},
 		{"bytes in a header", client.Record{Topic: "t", Timestamp: time.UnixMilli(0), Key: []byte("k"), Headers: []client.Header{{Key: "h", Value: []byte{0xfe}}, {Key: "n"}}},
 			`{"topic":"t","partition":0,"offset":0,"timestamp":"1970-01-01T00:00:00Z","key":"k","value":null,"headers":[{"key":"h","value":"/g==","encoding":"base64"},{"key":"n","value":null}]}`},
+		{"bytes in the key of a header", client.Record{Topic: "t", Timestamp: time.UnixMilli(0), Headers: []client.Header{{Key: "h\xfe", Value: []byte("v")}}},
+			`{"topic":"t","partition":0,"offset":0,"timestamp":"1970-01-01T00:00:00Z","key":null,"value":null,"headers":[{"key":"aP4=","value":"v","key_encoding":"base64"}]}`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -61,7 +63,7 @@ func TestRecordJSONRoundTrip(t *testing.T) {
 			Key:       maybe(t, "key"), Value: maybe(t, "value"),
 		}
 		for i := range rapid.IntRange(0, 3).Draw(t, "headers") {
-			in.Headers = append(in.Headers, client.Header{Key: rapid.String().Draw(t, "name"), Value: maybe(t, "header")})
+			in.Headers = append(in.Headers, client.Header{Key: string(maybe(t, "name")), Value: maybe(t, "header")})
 			_ = i
 		}
 		var line bytes.Buffer
@@ -96,22 +98,44 @@ func TestRecordJSONThatIsWrong(t *testing.T) {
 		`{"value":null,"key":"?","encoding":"base64"}`:                          "key: not base64",
 		`{"value":"x","encoding":"rot13"}`:                                      `unknown encoding "rot13"`,
 		`{"value":"x","headers":[{"key":"h","value":"?","encoding":"base64"}]}`: `header "h": not base64`,
-		`hello`:                               "not JSON",
-		`{"value":"x"`:                        "not JSON",
-		`{"value":"x"} {"value":"y"}`:         "not JSON",
-		`{"value":{"a":1}}`:                   `"value" is an object`,
-		`{"value":5}`:                         `"value" is a number`,
-		`{"value":"x","key":true}`:            `"key" is a bool`,
-		`{"value":"x","headers":[{"key":1}]}`: "is a number",
-		`{"value":"x","timestamp":"soon"}`:    "soon",
-		`["x"]`:                               "this is an array",
-		`"x"`:                                 "this is a string",
-		`null`:                                "null is no record",
-		`{}`:                                  `no "value"`,
-		`{"key":"k","vaule":"x"}`:             `no "value"`,
+		`hello`:                                 "not JSON",
+		`{"value":"x"`:                          "not JSON",
+		`{"value":"x"} {"value":"y"}`:           "not JSON",
+		`{"value":{"a":1}}`:                     `"value" is an object`,
+		`{"value":5}`:                           `"value" is a number`,
+		`{"value":"x","key":true}`:              `"key" is a bool`,
+		`{"value":"x","headers":[{"key":1}]}`:   "is a number",
+		`{"value":"x","timestamp":"soon"}`:      "soon",
+		`["x"]`:                                 "this is an array",
+		`"x"`:                                   "this is a string",
+		`null`:                                  "null is no record",
+		`{}`:                                    `no "value"`,
+		`{"key":"k","vaule":"x"}`:               `"vaule" is no field of a record`,
+		`{"value":null,"vaule":"x"}`:            `"vaule" is no field of a record`,
+		`{"value":"x","headers":[{"kye":"h"}]}`: `"kye" is no field of a record`,
+		`{"value":"x","headers":[{"key":"?","value":null,"key_encoding":"base64"}]}`: `header "?": key: not base64`,
+		"{\"value\":\"\xff\"}":       "not UTF-8",
+		`{"value":"\ud800"}`:         `\ud800 is half a character`,
+		`{"value":"\ud800\u0041"}`:   `\ud800 is half a character`,
+		`{"value":"\\\udc00\ud800"}`: `\udc00 is half a character`,
 	} {
 		if r, err := parseRecord([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is %+v, %v; want an error that says %q", text, r, err, want)
+		}
+	}
+}
+
+// TestTextThatIsRight: what only looks like a replaced character is taken.
+func TestTextThatIsRight(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"value":"\ud83d\ude00"}`: "\U0001f600",
+		`{"value":"\\ud800"}`:      `\ud800`,
+		"{\"value\":\"\ufffd\"}":   "\ufffd",
+		`{"value":"\ufffd\\"}`:     "\ufffd\\",
+		`{"value":"a","offset":5,"partition":1,"topic":"t","timestamp":null,"key":null,"headers":[]}`: "a",
+	} {
+		if r, err := parseRecord([]byte(text)); err != nil || string(r.Value) != want {
+			t.Errorf("%s is %+v, %v", text, r, err)
 		}
 	}
 }
