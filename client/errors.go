@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -100,12 +101,13 @@ func (e *KafkaError) Error() string {
 	case e.Topic != "":
 		about = fmt.Sprintf("topic %q", e.Topic)
 	}
-	k := kinds[e.Code]
-	switch {
-	case about != "" && k.says != "" && e.Message == standardText(e.Code):
-		return fmt.Sprintf("%s %s (%s)", about, k.says, e.Name)
-	case about != "":
+	switch says := kinds[e.Code].says; {
+	case about != "" && says != "": // a broker's own text could only repeat it
+		return fmt.Sprintf("%s %s (%s)", about, says, e.Name)
+	case about != "" && !strings.Contains(e.Message, strconv.Quote(e.Topic)):
 		about += ": "
+	default:
+		about = ""
 	}
 	return fmt.Sprintf("%s%s (%s)", about, strings.TrimSuffix(e.Message, "."), e.Name)
 }
@@ -141,7 +143,7 @@ var kinds = map[int16]kind{
 	kerr.UnknownTopicID.Code:                     {ErrUnknownTopic, hintTopics, "does not exist any more"},
 	kerr.TopicAlreadyExists.Code:                 {ErrTopicExists, hintTopics, "exists already"},
 	kerr.InvalidTopicException.Code:              {ErrInvalidTopic, "a name has 1 to 249 letters, digits, '.', '_' or '-'", ""},
-	kerr.InvalidPartitions.Code:                  {ErrInvalidTopic, "give one partition or more", ""},
+	kerr.InvalidPartitions.Code:                  {ErrInvalidTopic, "give the topic another number of partitions", ""},
 	kerr.InvalidReplicationFactor.Code:           {ErrInvalidTopic, "no more replicas than brokers; see: millrace cluster info", ""},
 	kerr.InvalidConfig.Code:                      {ErrInvalidTopic, "", ""},
 	kerr.TopicAuthorizationFailed.Code:           {ErrDenied, hintCredentials, ""},
@@ -169,14 +171,6 @@ var kinds = map[int16]kind{
 	kerr.KafkaStorageError.Code:                  {nil, "a broker's disk is full or damaged; see its log", ""},
 	kerr.CoordinatorNotAvailable.Code:            {nil, hintQuorum, ""},
 	kerr.TransactionalIDAuthorizationFailed.Code: {ErrDenied, hintCredentials, ""},
-}
-
-// standardText is the protocol's description of a code.
-func standardText(code int16) string {
-	if k := kerr.TypedErrorForCode(code); k != nil {
-		return k.Description
-	}
-	return ""
 }
 
 // Hint says what a person could do about an error of this package; empty if

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -138,6 +139,7 @@ func newRootCmd(a *app) *cobra.Command {
 		Example:       rootExample,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Version:       Version(),
 		Args:          cobra.ArbitraryArgs,
 		RunE:          runGroup,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -149,6 +151,7 @@ func newRootCmd(a *app) *cobra.Command {
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(flagError)
+	root.SetVersionTemplate(versionLine() + "\n")
 	flags := root.PersistentFlags()
 	flags.StringSliceVarP(&a.brokers, "brokers", "b", []string{"127.0.0.1:9092"}, "addresses of some brokers, separated by commas")
 	flags.StringVar(&a.format, "format", "text", "output: text, json or yaml")
@@ -205,7 +208,7 @@ func runGroup(cmd *cobra.Command, args []string) error {
 
 // flagError makes errors of flags usage errors, with the flag that was meant.
 func flagError(cmd *cobra.Command, err error) error {
-	e := usagef("%s", err)
+	e := usagef("%s", plain(err))
 	unknown, ok := strings.CutPrefix(err.Error(), "unknown flag: --")
 	if !ok {
 		return e.withHint("see: " + cmd.CommandPath() + " --help")
@@ -215,6 +218,18 @@ func flagError(cmd *cobra.Command, err error) error {
 		return e.withHint("see: " + cmd.CommandPath() + " --help")
 	}
 	return e.withHint(strings.Replace(near, `"`, `"--`, 1))
+}
+
+// conversion is what package strconv says of itself in the errors of numbers.
+var conversion = regexp.MustCompile(`strconv\.\w+: parsing "[^"]*": `)
+
+// plain is the text of an error about a flag's value without the names of Go.
+func plain(err error) string {
+	text := conversion.ReplaceAllString(err.Error(), "")
+	if text != err.Error() {
+		text = strings.Replace(text, "invalid syntax", "not a number", 1)
+	}
+	return text
 }
 
 // exactly wraps the check for a number of arguments.
@@ -254,7 +269,7 @@ func (a *app) open(ctx context.Context, options ...client.Option) (*client.Clien
 	options = append([]client.Option{client.WithClientID("millrace-cli")}, options...)
 	c, err := client.Open(ctx, a.brokers, options...)
 	if err != nil && !errors.Is(err, client.ErrUnreachable) && ctx.Err() == nil && !isTyped(err) {
-		return nil, usagef("%s", err)
+		return nil, usagef("%s", strings.ReplaceAll(strings.TrimPrefix(err.Error(), "client options: "), "\n", "; "))
 	}
 	return c, err
 }

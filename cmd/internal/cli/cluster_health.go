@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,15 +99,34 @@ func (o *clusterHealthOptions) runWait(ctx context.Context, limited bool) error 
 		}
 		select {
 		case <-ctx.Done():
-			if err == nil {
-				err = fmt.Errorf("still not healthy: %d partitions leaderless, %d under-replicated, brokers down: %v",
-					out.Leaderless, out.UnderReplicated, out.BrokersDown)
-			}
-			return errors.Join(err, ctx.Err())
+			return o.notInTime(ctx, out, err)
 		case <-time.After(healthInterval):
 		}
 	}
 }
+
+// notInTime is the error when the waiting has ended without a healthy cluster; out is
+// what was seen last, or err says why nothing was.
+func (o *clusterHealthOptions) notInTime(ctx context.Context, out healthOutput, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	if err != nil {
+		return late{fmt.Errorf("not healthy within %s: %w", o.app.timeout, err)}
+	}
+	return advise(late{fmt.Errorf("not healthy within %s: partitions without a leader: %d, under-replicated: %d, brokers down: %s",
+		o.app.timeout, out.Leaderless, out.UnderReplicated, cmp.Or(join(out.BrokersDown), "none"))},
+		"start the brokers that are down, or wait longer with --timeout")
+}
+
+// late makes an error one of a time-out.
+type late struct{ error }
+
+// Is matches [context.DeadlineExceeded].
+func (late) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// Unwrap gives the error.
+func (l late) Unwrap() error { return l.error }
 
 func (o *clusterHealthOptions) print(out healthOutput) error {
 	return o.app.print(out, func(w io.Writer) {

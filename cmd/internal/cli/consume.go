@@ -14,14 +14,15 @@ import (
 )
 
 type consumeOptions struct {
-	app        *app
-	topic      string
-	offset     string
-	count      int64
-	group      string
-	partitions []int32
-	layout     string
-	exit       bool
+	app         *app
+	topic       string
+	offset      string
+	count       int64
+	group       string
+	partitions  []int32
+	layout      string
+	layoutGiven bool
+	exit        bool
 }
 
 func newConsumeCmd(a *app) *cobra.Command {
@@ -43,6 +44,7 @@ time, %h{%k=%v;} headers, %a{compression} codec, \n and \t; or json: one object 
 		Args: exactly(1, "the name of a topic"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.topic = args[0]
+			o.layoutGiven = cmd.Flags().Changed("layout")
 			return o.run(cmd.Context())
 		},
 	}
@@ -74,7 +76,7 @@ func (o *consumeOptions) run(ctx context.Context) error {
 	defer c.Close()
 	sub, err := c.Subscribe(limited, subscription...)
 	if err != nil {
-		return aboutTopic(limited, c, o.topic, err)
+		return aboutTopic(limited, c, o.topic, err, createTopic(o.topic))
 	}
 	if err := o.loop(ctx, sub, write); err != nil {
 		return errors.Join(err, sub.Close())
@@ -96,6 +98,9 @@ func (o *consumeOptions) subscription() ([]client.SubscribeOption, error) {
 	}
 	if len(o.partitions) > 0 {
 		slices.Sort(o.partitions)
+		if o.partitions[0] < 0 {
+			return nil, usagef("-p %d is no partition", o.partitions[0])
+		}
 		opts = append(opts, client.Partitions(slices.Compact(o.partitions)...))
 	}
 	if o.offset != "" {
@@ -120,7 +125,7 @@ func (o *consumeOptions) subscription() ([]client.SubscribeOption, error) {
 
 // writer gives the function that puts a record on the output.
 func (o *consumeOptions) writer() (func(*bufio.Writer, *client.Record) error, error) {
-	layout, err := recordLayout(o.app, o.layout)
+	layout, err := recordLayout(o.app, o.layout, o.layoutGiven)
 	if err != nil {
 		return nil, err
 	}
@@ -148,8 +153,10 @@ func (o *consumeOptions) writer() (func(*bufio.Writer, *client.Record) error, er
 }
 
 // recordLayout is the -f that is in force: --format json equals -f json.
-func recordLayout(a *app, layout string) (string, error) {
+func recordLayout(a *app, layout string, given bool) (string, error) {
 	switch {
+	case a.format == "json" && given && layout != "json":
+		return "", usagef("--format json and -f %q cannot be used together", layout).withHint("leave one of them out: on records --format json is -f json")
 	case a.format == "json":
 		return "json", nil
 	case a.format == "yaml":

@@ -87,7 +87,7 @@ func TestGolden(t *testing.T) {
 	bad := "{\"value\":\"five\"}\n\n{\"value\":{\"a\":1}}\n"
 	act("produce-bad-line.text", bad, "produce", "golden-json", "-f", "json")
 	act("produce-bad-line.json", bad, "produce", "golden-json", "--format", "json")
-	act("produce-bad-layout.text", "k\tv", "produce", "golden-json", "-f", `%k\t%v\n`)
+	act("produce-bad-layout.text", "kv", "produce", "golden-json", "-f", `%k\t%v\n`)
 	act("consume.text", "", "consume", "golden-text", "-e")
 	act("consume.json", "", "consume", "golden-text", "-e", "--format", "json")
 	act("consume.yaml", "", "consume", "golden-text", "-e", "--format", "yaml")

@@ -124,7 +124,7 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 	for _, topic := range topics {
 		offsets, err := c.Offsets(ctx, topic, to)
 		if err != nil {
-			return nil, aboutTopic(ctx, c, topic, err)
+			return nil, aboutTopic(ctx, c, topic, err, listTopics)
 		}
 		for partition, offset := range offsets {
 			before := int64(-1)

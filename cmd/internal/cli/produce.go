@@ -20,14 +20,15 @@ import (
 const maxLine = 64 << 20
 
 type produceOptions struct {
-	app       *app
-	topic     string
-	key       string
-	keyGiven  bool
-	partition int32
-	codec     string
-	layout    string
-	headers   []string
+	app         *app
+	topic       string
+	key         string
+	keyGiven    bool
+	partition   int32
+	codec       string
+	layout      string
+	layoutGiven bool
+	headers     []string
 }
 
 func newProduceCmd(a *app) *cobra.Command {
@@ -46,7 +47,7 @@ ignored).`,
 		Args: exactly(1, "the name of a topic"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.topic = args[0]
-			o.keyGiven = cmd.Flags().Changed("key")
+			o.keyGiven, o.layoutGiven = cmd.Flags().Changed("key"), cmd.Flags().Changed("layout")
 			if !cmd.Flags().Changed("partition") {
 				o.partition = -1
 			} else if o.partition < 0 {
@@ -65,7 +66,7 @@ ignored).`,
 }
 
 func (o *produceOptions) run(ctx context.Context) error {
-	layout, err := recordLayout(o.app, o.layout)
+	layout, err := recordLayout(o.app, o.layout, o.layoutGiven)
 	if err != nil {
 		return err
 	}
@@ -131,20 +132,15 @@ func (o *produceOptions) open(ctx context.Context) (*client.Client, error) {
 func (o *produceOptions) checkTopic(ctx context.Context, c *client.Client) error {
 	topic, err := c.Admin().Describe(ctx, o.topic)
 	if err != nil {
-		return aboutTopic(ctx, c, o.topic, err)
+		return aboutTopic(ctx, c, o.topic, err, createTopic(o.topic))
+	}
+	if topic.Internal {
+		return ownTopic(o.topic)
 	}
 	if int(o.partition) >= len(topic.Partitions) {
 		return noPartition(o.topic, o.partition, len(topic.Partitions))
 	}
 	return nil
-}
-
-// noPartition is the error about a partition that a topic does not have.
-func noPartition(topic string, partition int32, have int) error {
-	return advise(
-		fmt.Errorf("topic %q has no partition %d", topic, partition),
-		fmt.Sprintf("it has %d partitions, counted from 0", have),
-	).named("UNKNOWN_TOPIC_OR_PARTITION")
 }
 
 // recordReader gives the function that reads the next record, io.EOF at the end.
@@ -157,6 +153,9 @@ func recordReader(in io.Reader, layout string) (func() (*client.Record, error), 
 			return &client.Record{Value: bytes.Clone(line)}, nil
 		}), nil
 	}
+	if strings.HasSuffix(layout, `\n`) || strings.HasSuffix(layout, "\n") {
+		in = &lastLine{in: in}
+	}
 	reader, err := kgo.NewRecordReader(in, layout)
 	if err != nil {
 		return nil, usagef("-f %q: %s", layout, err).withHint("a layout is made of %v value, %k key, \\n, \\t, ...; see: millrace produce --help")
@@ -165,11 +164,47 @@ func recordReader(in io.Reader, layout string) (func() (*client.Record, error), 
 	return func() (*client.Record, error) {
 		n++
 		r, err := reader.ReadRecord()
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errors.New("the input ends in the middle of it")
+		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, advise(fmt.Errorf("input record %d: %w", n, err), "the input must follow the layout "+layout).named(codeInput)
 		}
 		return r, err
 	}, nil
+}
+
+// lastLine ends the last line of an input that does not do so itself.
+type lastLine struct {
+	in    io.Reader
+	open  bool // the last byte was no line feed
+	ended bool
+}
+
+// Read implements io.Reader.
+func (l *lastLine) Read(p []byte) (int, error) {
+	switch {
+	case len(p) == 0:
+		return 0, nil
+	case l.ended:
+		return 0, io.EOF
+	}
+	n, err := l.in.Read(p)
+	if n > 0 {
+		l.open = p[n-1] != '\n'
+	}
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if l.open && n < len(p) {
+		p[n], l.open = '\n', false
+		n++
+	}
+	l.ended = !l.open
+	if l.ended {
+		return n, io.EOF
+	}
+	return n, nil // there was no room; the input says again that it is over
 }
 
 // newLineReader gives the function that makes a record of each line. Its errors

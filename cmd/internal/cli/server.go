@@ -64,6 +64,9 @@ func (o *serverOptions) run(ctx context.Context) error {
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
 		return usagef("--log-level %q is not one of debug, info, warn and error", o.logLevel).withHint("--log-level debug, info, warn or error")
 	}
+	if o.config.DataDir == "" {
+		return usagef("--data-dir is empty").withHint("name the folder of all data, such as --data-dir ./millrace-data")
+	}
 	failed := make(chan error, 1)
 	o.config.Settings = o.settings.values
 	o.config.Version = Version()
@@ -101,7 +104,7 @@ func (o *serverOptions) explain(err error) error {
 	case errors.Is(err, replication.ErrFolderFormat), errors.Is(err, replication.ErrFolderOfOther), errors.Is(err, replication.ErrNodeFile):
 		return advise(err, "choose another --data-dir, or start the node that "+o.config.DataDir+" belongs to").named(codeFolder)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return advise(err, "find the program that has the port, or choose another with "+portFlag(err)).named(codeAddress)
+		return advise(err, "see which program has the port of "+portFlag(err)+" with: lsof -nP -iTCP -sTCP:LISTEN").named(codeAddress)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return advise(err, "the user needs to read and write "+o.config.DataDir).named(codePermission)
 	}

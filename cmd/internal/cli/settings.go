@@ -88,7 +88,7 @@ func (s *settings) apply(cmd *cobra.Command) error {
 func (l layer) set(name string, set func(string) error) error {
 	for _, value := range flagValues(l.values.Get(name)) {
 		if err := set(value); err != nil {
-			return usagef("%s: %q: %s", l.source[name], value, err)
+			return usagef("%s: %q: %s", l.source[name], value, plain(err))
 		}
 	}
 	return nil

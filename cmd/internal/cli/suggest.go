@@ -63,8 +63,30 @@ func flagNames(cmd *cobra.Command) []string {
 	return names
 }
 
-// aboutTopic adds the name that was meant to an error about an unknown topic.
-func aboutTopic(ctx context.Context, c *client.Client, topic string, err error) error {
+const (
+	listTopics = "list topics with: millrace topic list"
+	listGroups = "list groups with: millrace group list"
+)
+
+// createTopic is the hint for a topic that somebody wants to use.
+func createTopic(name string) string {
+	if isInternal(name) {
+		return listTopics // the cluster makes it when it is needed
+	}
+	return "create it with: millrace topic create " + name + "; " + listTopics
+}
+
+// isInternal reports whether a topic of that name is the cluster's own.
+func isInternal(name string) bool { return strings.HasPrefix(name, "__") }
+
+// ownTopic is the error about a use of such a topic that the cluster keeps to itself.
+func ownTopic(name string) error {
+	return advise(fmt.Errorf("topic %q is the cluster's own", name), "clients can read it and not change it").named("INVALID_TOPIC_EXCEPTION")
+}
+
+// aboutTopic adds the name that was meant to an error about an unknown topic, or the
+// partitions that there are; otherwise is the hint where no name is like it.
+func aboutTopic(ctx context.Context, c *client.Client, topic string, err error, otherwise string) error {
 	if !errors.Is(err, client.ErrUnknownTopic) {
 		return err
 	}
@@ -75,12 +97,23 @@ func aboutTopic(ctx context.Context, c *client.Client, topic string, err error) 
 	names := make([]string, len(topics))
 	for i, t := range topics {
 		names[i] = t.Name
+		var answered *client.KafkaError
+		if t.Name == topic && errors.As(err, &answered) && int(answered.Partition) >= len(t.Partitions) {
+			return noPartition(topic, answered.Partition, len(t.Partitions))
+		}
 	}
-	const list = "list topics with: millrace topic list"
 	if near := nearest(topic, names); near != "" {
-		return advise(err, near+" "+list)
+		return advise(err, near+" "+listTopics)
 	}
-	return advise(err, "create it with: millrace topic create "+topic+"; "+list)
+	return advise(err, otherwise)
+}
+
+// noPartition is the error about a partition that a topic does not have.
+func noPartition(topic string, partition int32, have int) error {
+	return advise(
+		fmt.Errorf("topic %q has no partition %d", topic, partition),
+		fmt.Sprintf("it has %d partitions, counted from 0", have),
+	).named("UNKNOWN_TOPIC_OR_PARTITION")
 }
 
 // aboutGroup does the same for groups.
@@ -92,9 +125,8 @@ func aboutGroup(ctx context.Context, c *client.Client, group string, err error) 
 	if listErr != nil {
 		return err
 	}
-	const list = "list groups with: millrace group list"
 	if near := nearest(group, groups.Groups()); near != "" {
-		return advise(err, near+" "+list)
+		return advise(err, near+" "+listGroups)
 	}
-	return advise(err, list)
+	return advise(err, listGroups)
 }

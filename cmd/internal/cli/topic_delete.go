@@ -53,7 +53,10 @@ func (o *topicDeleteOptions) run(ctx context.Context) error {
 		for _, name := range o.names {
 			topic, err := c.Admin().Describe(ctx, name)
 			if err != nil {
-				return aboutTopic(ctx, c, name, err)
+				return aboutTopic(ctx, c, name, err, listTopics)
+			}
+			if topic.Internal {
+				return ownTopic(name)
 			}
 			out.Topics = append(out.Topics, topicDeleteResult{Name: name, Partitions: len(topic.Partitions)})
 		}

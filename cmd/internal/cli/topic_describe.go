@@ -66,7 +66,7 @@ func (o *topicDescribeOptions) run(ctx context.Context, c *client.Client) error 
 	admin := c.Admin()
 	topic, err := admin.Describe(ctx, o.name)
 	if err != nil {
-		return aboutTopic(ctx, c, o.name, err)
+		return aboutTopic(ctx, c, o.name, err, createTopic(o.name))
 	}
 	configs, err := admin.Configs(ctx, o.name)
 	if err != nil {

@@ -36,8 +36,13 @@ func newVersionCmd(a *app) *cobra.Command {
 func (o *versionOptions) run() error {
 	out := versionOutput{Version(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 	return o.app.print(out, func(w io.Writer) {
-		fmt.Fprintf(w, "millrace %s (%s, %s)\n", out.Version, out.Go, out.Platform)
+		fmt.Fprintln(w, versionLine())
 	})
+}
+
+// versionLine is the version for people, as --version shows it, too.
+func versionLine() string {
+	return fmt.Sprintf("millrace %s (%s, %s/%s)", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // Version is what the linker was told, or what Go noted while building.
