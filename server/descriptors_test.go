@@ -49,7 +49,8 @@ func TestCreationsLeaveDescriptors(t *testing.T) {
 	if got := n.call(t, createRequest("fits", 6, 3)).(*kmsg.CreateTopicsResponse).Topics[0]; got.ErrorCode != 0 {
 		t.Errorf("one that fits: %s", strOf(got.ErrorMessage))
 	}
-	n.fileLimit = 60
+	n = newTestNode(t, 1, map[string]string{"num.partitions": "17"})
+	n.fileLimit = 64
 	if _, failure := n.creating.automatic(t.Context(), n.node, "automatic"); failure == nil || failure.code != kerr.InvalidPartitions.Code {
 		t.Errorf("automatic: %v", failure)
 	}
