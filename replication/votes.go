@@ -67,8 +67,10 @@ func votesCorruption(position int64, detail string) error {
 //     at most the last round, which was promised to nobody, and recovery cuts it.
 //   - The file is preallocated, and replaced before it is full by a new one that
 //     holds only what counts: written, synced, renamed, directory synced. A crash
-//     leaves the old or the new file. If there is no space for a new one the old
-//     one is used up; half of it is kept for that.
+//     leaves the old or the new file. If there is no space for a new one, a spare
+//     file of zeros that was preallocated becomes it, and the space of the replaced
+//     one the next spare. Without any the old one is used up; half of it is kept
+//     for that.
 //   - OpenVotes always replaces the file so. A round that a process had written
 //     but not synced when it died is read back from the page cache and would be
 //     believed durable (raft grants a repeated vote without storing it again), and

@@ -13,8 +13,9 @@ import (
 
 // Sizes of the file of votes, in bytes.
 const (
-	// votesMinCapacity is the least that is preallocated.
-	votesMinCapacity = 1 << 20
+	// votesMinCapacity is the least that is preallocated, and as much again for
+	// the spare file.
+	votesMinCapacity = 1 << 19
 	// votesMinRewrite is the least that is written before the file is replaced.
 	votesMinRewrite = votesMinCapacity / 2
 	// votesRewriteFactor is how many times its live size a file grows to before it
@@ -31,6 +32,9 @@ const (
 	// votesNewSuffix is the file that is about to replace it. A crash can leave
 	// one behind; it never holds anything that was promised.
 	votesNewSuffix = ".new"
+	// votesSpareSuffix is a file of zeros that replaces it on a full disk. What a
+	// stopped process left of it is replaced by the next.
+	votesSpareSuffix = ".spare"
 	// votesTornSuffix is what was cut off an uncertain end; never removed.
 	votesTornSuffix = ".torn"
 )
@@ -61,6 +65,11 @@ func OpenVotes(fsys vfs.FS, path string) (*Votes, error) {
 		}
 	}
 	file := &votesFile{fs: fsys, path: path}
+	// A crash may have left half a new file in the spare one, and its space may be
+	// all there is.
+	if err := fsys.Remove(path + votesSpareSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open the file of votes: %w", err)
+	}
 	err = file.rewrite(content.groups)
 	if errors.Is(err, vfs.ErrNoSpace) && !errors.Is(err, ErrVotesFailed) && data != nil && content.tail == votesClean {
 		err = file.reuse(int64(len(data)), content)
@@ -162,6 +171,9 @@ type votesFile struct {
 	capacity  int64  // preallocated bytes
 	rewriteAt int64  // an end at which the file should be replaced
 	spoilt    bool   // a write had no space and may have left half a round at end
+
+	spare         vfs.File // only zeros, as this process made it; nil for none
+	spareCapacity int64    // its preallocated bytes
 }
 
 // store writes one round and syncs it. An error that is vfs.ErrNoSpace means that
@@ -211,19 +223,11 @@ func finalError(what string, err error) error {
 func (f *votesFile) rewrite(groups map[transport.GroupID]groupState) error {
 	data, sequence := encodeVotesFile(groups)
 	size := int64(len(data))
-	capacity := max(votesMinCapacity, 2*votesRewriteFactor*size)
-	temp := f.path + votesNewSuffix
-	if err := f.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("replace votes: %w", err)
-	}
-	file, err := f.fs.Create(temp)
+	name, file, capacity, err := f.replacement(data)
 	if err != nil {
 		return fmt.Errorf("replace votes: %w", err)
 	}
-	if err := fillVotesFile(file, data, capacity); err != nil {
-		return fmt.Errorf("replace votes: %w", errors.Join(err, file.Close(), f.fs.Remove(temp)))
-	}
-	if err := f.fs.Rename(temp, f.path); err != nil {
+	if err := f.fs.Rename(name, f.path); err != nil {
 		return errors.Join(finalError("replace votes", err), file.Close())
 	}
 	if err := f.fs.SyncDir(filepath.Dir(f.path)); err != nil {
@@ -237,18 +241,68 @@ func (f *votesFile) rewrite(groups map[transport.GroupID]groupState) error {
 			return finalError("close the replaced votes", err)
 		}
 	}
+	f.makeSpare()
 	return nil
 }
 
-// fillVotesFile preallocates a new file, writes its content and syncs it.
-func fillVotesFile(file vfs.File, data []byte, capacity int64) error {
+// replacement is a file with this content, synced, under a name beside the present
+// one: a new file, or without space for one the spare.
+func (f *votesFile) replacement(data []byte) (name string, file vfs.File, capacity int64, err error) {
+	name, capacity = f.path+votesNewSuffix, max(votesMinCapacity, 2*votesRewriteFactor*int64(len(data)))
+	file, err = f.create(name, capacity)
+	if err == nil {
+		err = f.fill(name, file, data)
+	}
+	if f.spare == nil || !errors.Is(err, vfs.ErrNoSpace) || int64(len(data)+votesMaxRound) > f.spareCapacity {
+		return name, file, capacity, err
+	}
+	name, file = f.path+votesSpareSuffix, f.spare
+	f.spare = nil
+	return name, file, f.spareCapacity, f.fill(name, file, data)
+}
+
+// create makes a file of zeros, or leaves nothing behind.
+func (f *votesFile) create(name string, capacity int64) (vfs.File, error) {
+	if err := f.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	file, err := f.fs.Create(name)
+	if err != nil {
+		return nil, err
+	}
 	if err := file.Preallocate(0, capacity); err != nil {
-		return err
+		return nil, errors.Join(err, file.Close(), f.fs.Remove(name))
 	}
-	if _, err := file.WriteAt(data, 0); err != nil {
-		return err
+	return file, nil
+}
+
+// fill writes and syncs a new file's content, or removes the file.
+func (f *votesFile) fill(name string, file vfs.File, data []byte) error {
+	_, err := file.WriteAt(data, 0)
+	if err == nil {
+		err = file.Sync()
 	}
-	return file.Sync()
+	if err != nil {
+		return errors.Join(err, file.Close(), f.fs.Remove(name))
+	}
+	return nil
+}
+
+// makeSpare keeps a spare file as large as the present one. On a full disk its space
+// is what the replaced file has just given back, unless somebody else was quicker:
+// then the next replacement tries again. Nothing depends on it before it is written
+// and synced, so its own failure means nothing.
+func (f *votesFile) makeSpare() {
+	if f.spare != nil {
+		if f.spareCapacity >= f.capacity {
+			return
+		}
+		_ = f.spare.Close()
+		f.spare = nil
+	}
+	if file, err := f.create(f.path+votesSpareSuffix, f.capacity); err == nil {
+		f.spare, f.spareCapacity = file, f.capacity
+	}
 }
 
 // encodeVotesFile is a whole file, all of it settled, and the sequence of the
@@ -288,10 +342,13 @@ func (f *votesFile) reuse(size int64, content votesContent) error {
 	return nil
 }
 
-// close closes the file, if one is open.
+// close closes the files that are open.
 func (f *votesFile) close() error {
-	if f.file == nil {
-		return nil
+	var errs []error
+	for _, file := range []vfs.File{f.file, f.spare} {
+		if file != nil {
+			errs = append(errs, file.Close())
+		}
 	}
-	return f.file.Close()
+	return errors.Join(errs...)
 }
