@@ -88,6 +88,9 @@ func TestGroupWithMembers(t *testing.T) {
 		if g.State != "Stable" || len(g.Members) != 1 || g.Members[0].ClientID != "the-member" || len(g.Members[0].Partitions) != 2 {
 			t.Errorf("described as %+v", g)
 		}
+		if text := must(t, "", "group", "describe", "busy-group"); !strings.Contains(text, "  busy:0,1\n") {
+			t.Errorf("the member's partitions are not shown:\n%s", text)
+		}
 		for _, args := range [][]string{{"group", "seek", "busy-group", "--to", "start", "-y"}, {"group", "delete", "busy-group", "-y"}} {
 			o := run(t, "", args...)
 			if o.code != exitError || !strings.Contains(o.err, "members") && !strings.Contains(o.err, "NON_EMPTY_GROUP") {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -78,10 +79,29 @@ func (o *consumeOptions) run(ctx context.Context) error {
 	if err != nil {
 		return aboutTopic(limited, c, o.topic, err, createTopic(o.topic))
 	}
+	if err := o.noteOutside(limited, c); err != nil {
+		return errors.Join(err, sub.Close())
+	}
 	if err := o.loop(ctx, sub, write); err != nil {
 		return errors.Join(err, sub.Close())
 	}
 	return sub.Close()
+}
+
+// noteOutside tells when -o is an offset that is not there: reading begins elsewhere.
+func (o *consumeOptions) noteOutside(ctx context.Context, c *client.Client) error {
+	offset, ok := askedFor(o.offset)
+	if !ok {
+		return nil
+	}
+	found, err := lookUp(ctx, c, o.topic, offset)
+	if err != nil {
+		return err
+	}
+	if note := found.outside(o.topic, o.partitions); note != "" {
+		fmt.Fprintf(o.app.Err, "note: %s\n", note)
+	}
+	return nil
 }
 
 // subscription checks the flags and turns them into what the SDK takes.

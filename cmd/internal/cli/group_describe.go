@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -113,11 +117,32 @@ func lagOf(ctx context.Context, c *client.Client, group string) (kadm.DescribedG
 	return g, nil
 }
 
+// writeAssigned is a member's partitions by topic in one cell: "orders:0,2;users:1".
+func writeAssigned(partitions []partitionOfTopic) string {
+	sorted := slices.Clone(partitions)
+	slices.SortFunc(sorted, func(a, b partitionOfTopic) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	var cell strings.Builder
+	for i, p := range sorted {
+		switch {
+		case i == 0:
+			cell.WriteString(p.Topic + ":")
+		case p.Topic != sorted[i-1].Topic:
+			cell.WriteString(";" + p.Topic + ":")
+		default:
+			cell.WriteString(",")
+		}
+		cell.WriteString(strconv.Itoa(int(p.Partition)))
+	}
+	return cell.String()
+}
+
 func writeGroup(w io.Writer, out groupDescribeOutput) {
 	fmt.Fprintf(w, "GROUP     %s\nSTATE     %s\nPROTOCOL  %s\nASSIGNOR  %s\n\n", out.Group, out.State, out.Protocol, out.Assignor)
-	members := newTable("MEMBER", "CLIENT-ID", "HOST", ">PARTITIONS")
+	members := newTable("MEMBER", "CLIENT-ID", "HOST", "PARTITIONS")
 	for _, m := range out.Members {
-		members.add(m.ID, m.ClientID, m.Host, len(m.Partitions))
+		members.add(m.ID, m.ClientID, m.Host, writeAssigned(m.Partitions))
 	}
 	members.write(w)
 	fmt.Fprintln(w)

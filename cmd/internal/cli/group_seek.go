@@ -107,7 +107,7 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 	if err != nil {
 		return nil, aboutGroup(ctx, c, o.group, fmt.Errorf("fetch positions of group %q: %w", o.group, client.Typed(err)))
 	}
-	topics := o.topics
+	topics := slices.Clone(o.topics)
 	if len(topics) == 0 {
 		for topic := range committed {
 			topics = append(topics, topic)
@@ -120,11 +120,15 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 		}
 		return nil, advise(fmt.Errorf("group %q has no committed positions", o.group), "name the topics with --topics").named("NO_COMMITTED_POSITIONS")
 	}
+	slices.Sort(topics)
 	plan := []groupSeekOffset{}
-	for _, topic := range topics {
+	for _, topic := range slices.Compact(topics) { // a topic given twice is moved once
 		offsets, err := c.Offsets(ctx, topic, to)
 		if err != nil {
 			return nil, aboutTopic(ctx, c, topic, err, listTopics)
+		}
+		if err := o.noteOutside(ctx, c, topic); err != nil {
+			return nil, err
 		}
 		for partition, offset := range offsets {
 			before := int64(-1)
@@ -141,6 +145,22 @@ func (o *groupSeekOptions) plan(ctx context.Context, c *client.Client, to client
 		return int(a.Partition - b.Partition)
 	})
 	return plan, nil
+}
+
+// noteOutside tells when --to is an offset that is not there.
+func (o *groupSeekOptions) noteOutside(ctx context.Context, c *client.Client, topic string) error {
+	offset, ok := askedFor(o.to)
+	if !ok {
+		return nil
+	}
+	found, err := lookUp(ctx, c, topic, offset)
+	if err != nil {
+		return err
+	}
+	if note := found.outside(topic, nil); note != "" {
+		fmt.Fprintf(o.app.Err, "note: %s\n", note)
+	}
+	return nil
 }
 
 // checkIdle refuses a group with members: they would commit over the new

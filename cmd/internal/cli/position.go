@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +73,58 @@ func parsePosition(text string, now time.Time) (client.Position, error) {
 		return client.Time(t), nil
 	}
 	return client.Position{}, fmt.Errorf("%q is no position: use %s", text, positionHelp)
+}
+
+// asked is an absolute offset that was asked for, with the ends of the logs it is to
+// be found in.
+type asked struct {
+	offset       int64
+	starts, ends map[int32]int64
+}
+
+// askedFor is the offset that a position or the beginning of a range names; false if
+// it is another kind of position.
+func askedFor(text string) (int64, bool) {
+	from, _, _ := strings.Cut(text, ":")
+	n, err := strconv.ParseUint(from, 10, 63)
+	return int64(n), err == nil
+}
+
+// lookUp finds the ends of a topic's logs.
+func lookUp(ctx context.Context, c *client.Client, topic string, offset int64) (asked, error) {
+	starts, err := c.Offsets(ctx, topic, client.Start())
+	if err != nil {
+		return asked{}, err
+	}
+	ends, err := c.Offsets(ctx, topic, client.End())
+	return asked{offset, starts, ends}, err
+}
+
+// outside says in one line where there is no such offset, and what is taken instead;
+// it is empty if the offset is in every log. Only these partitions count, all if none
+// are given.
+func (a asked) outside(topic string, partitions []int32) string {
+	if len(partitions) == 0 {
+		partitions = slices.Sorted(maps.Keys(a.ends))
+	}
+	var first string
+	more := 0
+	for _, p := range partitions {
+		start, end := a.starts[p], a.ends[p]
+		if a.offset >= start && a.offset <= end {
+			continue
+		}
+		if first != "" {
+			more++
+			continue
+		}
+		first = fmt.Sprintf("offset %d is outside the log of topic %q partition %d (%d to %d), taking %d",
+			a.offset, topic, p, start, end, min(max(a.offset, start), end))
+	}
+	if more > 0 {
+		first += fmt.Sprintf("; so for %d more partitions", more)
+	}
+	return first
 }
 
 // parseTime reads a date, a time, a time span before now, or, if numbers are

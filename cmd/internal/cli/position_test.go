@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +66,35 @@ func TestParseRange(t *testing.T) {
 	for _, text := range []string{"", "foo", "start:foo", "1:2:3", "@", "@foo", "--5", "1h", "@9999999999999999999", "-x", "99999999999999999999"} {
 		if got, err := parseRange(text, now); err == nil {
 			t.Errorf("%q is %v, want an error", text, got)
+		}
+	}
+}
+
+// TestOffsetsThatAreNotThere: taking another one is said, in one line.
+func TestOffsetsThatAreNotThere(t *testing.T) {
+	must(t, "", "topic", "create", "bounded", "-p", "2")
+	defer must(t, "", "topic", "delete", "bounded", "-y")
+	must(t, "a\nb\n", "produce", "bounded", "-p", "1")
+	must(t, "", "consume", "bounded", "-g", "bounded", "-e")
+	defer must(t, "", "group", "delete", "bounded", "-y")
+	tests := []struct {
+		args []string
+		want string
+	}{
+		{[]string{"consume", "bounded", "-e", "-o", "99"}, "note: offset 99 is outside the log of topic \"bounded\" partition 0 (0 to 0), taking 0; so for 1 more partitions\n"},
+		{[]string{"consume", "bounded", "-e", "-o", "3:", "-p", "1"}, "note: offset 3 is outside the log of topic \"bounded\" partition 1 (0 to 2), taking 2\n"},
+		{[]string{"consume", "bounded", "-e", "-o", "2", "-p", "1"}, ""},
+		{[]string{"consume", "bounded", "-e", "-o", "-9"}, ""},
+		{[]string{"group", "seek", "bounded", "--to", "2", "-y", "--topics", "bounded,bounded"}, "note: offset 2 is outside the log of topic \"bounded\" partition 0 (0 to 0), taking 0\n"},
+		{[]string{"group", "seek", "bounded", "--to", "end", "-y"}, ""},
+	}
+	for _, test := range tests {
+		o := run(t, "", test.args...)
+		if o.code != 0 || o.err != test.want {
+			t.Errorf("millrace %s: exit %d, said %q, want %q", strings.Join(test.args, " "), o.code, o.err, test.want)
+		}
+		if test.args[0] == "group" && strings.Count(o.out, "bounded") != 2 {
+			t.Errorf("millrace %s: not one row a partition:\n%s", strings.Join(test.args, " "), o.out)
 		}
 	}
 }
