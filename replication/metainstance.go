@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment/vfs"
 )
 
 // metaInstance is one run of raft in the metadata group.
@@ -114,6 +117,11 @@ func (m *MetaGroup) openStores() (MetaStores, error) {
 	case err != nil:
 		return nil, fmt.Errorf("look for the metadata store: %w", err)
 	}
+	if !m.node.CleanStop() {
+		if err := rewriteFiles(m.config.FS, m.config.Dir); err != nil {
+			return nil, fmt.Errorf("make the metadata store durable: %w", err)
+		}
+	}
 	stores, err := m.config.Stores(m.config.FS, m.config.Dir)
 	if err != nil {
 		return nil, err
@@ -128,6 +136,31 @@ func (m *MetaGroup) openStores() (MetaStores, error) {
 		return nil, errors.Join(lost, stores.Close())
 	}
 	return stores, nil
+}
+
+// rewriteFiles replaces the files of a folder by copies of themselves. The process
+// before may have ended because a sync of one failed, and then what it holds is only
+// in the page cache, where neither raft nor bbolt can tell it from what is stored:
+// a vote or an entry that this node vouches for would be gone after a power cut.
+func rewriteFiles(fsys vfs.FS, dir string) error {
+	names, err := fsys.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, vfs.TempSuffix) {
+			continue // of an earlier attempt, which the next removes
+		}
+		name = filepath.Join(dir, name)
+		info, err := fsys.Stat(name)
+		if err == nil && info.Mode().IsRegular() {
+			err = vfs.Rewrite(fsys, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readIdentity reads whose the stores are; without a word of it the text of the

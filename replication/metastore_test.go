@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/replication/transport/transporttest"
+	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
@@ -216,6 +218,40 @@ func TestMetaStoreFailureStopsTheNode(t *testing.T) {
 	victim.kill().start()
 	net.settled()
 	net.sameState()
+}
+
+// TestMetadataOutlivesAFailedSync: the process that ended because a sync failed
+// leaves an entry in the page cache alone. The next one counts it as stored, and
+// says so to others; it must not be gone after a power cut. The entry is larger than
+// a sector, or the next one would bring it onto the disk by chance.
+func TestMetadataOutlivesAFailedSync(t *testing.T) {
+	net := newMetaNet(t)
+	n := net.founders(1)[0].start()
+	net.settled()
+	own := metadata.Replica{Node: n.id, Incarnation: 7, NodeIncarnation: n.node.Incarnation()}
+	topic := &metadata.CreateTopic{Name: "t", ID: segment.NewTopicID(), Configs: map[string]string{"long": strings.Repeat("x", 20_000)},
+		Partitions: []metadata.Partition{{Replicas: []metadata.Replica{own}}}}
+	n.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "raft.model"})
+	ctx, cancel := context.WithCancel(t.Context())
+	created := make(chan error, 1)
+	go func() {
+		_, _, err := n.group.Change(ctx, topic)
+		created <- err
+	}()
+	eventually(t, "the node to stop", func() bool { return n.fatalError() != nil })
+	if cancel(); <-created == nil {
+		t.Fatal("the topic was created though the sync of its entry failed")
+	}
+	n.stop().start()
+	n.serves()
+	if _, ok := n.group.View().TopicNamed("t"); !ok {
+		t.Fatal("the entry was not counted, and this test shows nothing")
+	}
+	n.kill().start()
+	n.serves()
+	if _, ok := n.group.View().TopicNamed("t"); !ok {
+		t.Error("a topic that clients could see is gone")
+	}
 }
 
 // TestMetaGroupOnRealFiles runs a single node on raft-boltdb and the machine's own

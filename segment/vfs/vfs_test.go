@@ -1,6 +1,7 @@
 package vfs_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -48,6 +49,43 @@ func crashDuringWriteFile(t *testing.T, call int, fires, after bool, seed int64)
 	got, readErr := vfs.ReadFile(disk, "manifest", 100)
 	if readErr != nil || string(got) != "new!" && (string(got) != "old" || err == nil) {
 		t.Fatalf("seed %d, call %d, after %v: the file holds %q, %v; WriteFile said %v", seed, call, after, got, readErr, err)
+	}
+}
+
+// TestRewriteMakesDurableWhatAFailedSyncLeft: the content that another process
+// wrote and could not sync reads well, and is lost in a crash unless it is
+// rewritten. A crash during that leaves what can be read before or after it.
+func TestRewriteMakesDurableWhatAFailedSyncLeft(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // several pieces
+	for call := 1; call <= 10; call++ {
+		disk := crashfs.New(int64(call))
+		if err := vfs.WriteFile(disk, "db", []byte("old")); err != nil {
+			t.Fatal(err)
+		}
+		file, err := disk.Open("db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "db"})
+		if _, err := file.WriteAt(content, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Sync(); !errors.Is(err, crashfs.ErrInjected) {
+			t.Fatal(err)
+		}
+		crash := func() { disk.Crash(crashfs.CrashOptions{}) }
+		fault := disk.Inject(crashfs.Fault{Op: crashfs.OpChange, Nth: call, Do: crash})
+		err = vfs.Rewrite(disk.Mount(), "db")
+		if (fault.Fired() == 1) != errors.Is(err, crashfs.ErrCrashed) {
+			t.Fatalf("call %d: fired %d times, %v", call, fault.Fired(), err)
+		}
+		if fault.Remove(); err == nil {
+			crash()
+		}
+		got, readErr := vfs.ReadFile(disk, "db", 100<<20)
+		if readErr != nil || err == nil && !bytes.Equal(got, content) {
+			t.Fatalf("call %d: the file holds %d bytes after the crash, %v; Rewrite said %v", call, len(got), readErr, err)
+		}
 	}
 }
 
