@@ -2,10 +2,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/millrace/millrace/client"
 )
@@ -37,19 +40,42 @@ func newGroupListCmd(a *app) *cobra.Command {
 }
 
 func (o *groupListOptions) run(ctx context.Context, c *client.Client) error {
-	groups, err := c.Admin().Kadm().ListGroups(ctx)
-	if err != nil {
+	return o.show(c.Admin().Kadm().ListGroups(ctx))
+}
+
+// show prints what the brokers said, also when one of them said nothing.
+func (o *groupListOptions) show(groups kadm.ListedGroups, err error) error {
+	var shards *kadm.ShardErrors
+	if err != nil && (!errors.As(err, &shards) || shards.AllFailed) {
 		return fmt.Errorf("list groups: %w", client.Typed(err))
 	}
 	out := groupListOutput{Groups: []groupOutput{}}
 	for _, g := range groups.Sorted() {
 		out.Groups = append(out.Groups, groupOutput{Group: g.Group, State: g.State, Protocol: g.ProtocolType, Coordinator: g.Coordinator})
 	}
-	return o.app.print(out, func(w io.Writer) {
+	printErr := o.app.print(out, func(w io.Writer) {
 		t := newTable("GROUP", "STATE", "PROTOCOL", ">COORDINATOR")
 		for _, g := range out.Groups {
 			t.add(g.Group, g.State, g.Protocol, g.Coordinator)
 		}
 		t.write(w)
 	})
+	if shards == nil {
+		return printErr
+	}
+	return errors.Join(printErr, incomplete(shards))
+}
+
+// incomplete is the error of a list that some brokers had no part in: the groups that
+// they coordinate are not in it.
+func incomplete(shards *kadm.ShardErrors) error {
+	nodes := make([]int32, len(shards.Errs))
+	for i, e := range shards.Errs {
+		nodes[i] = e.Broker.NodeID
+	}
+	slices.Sort(nodes)
+	return advise(
+		fmt.Errorf("the list may not be complete: no answer from node %s: %w", join(nodes), client.Typed(shards.Errs[0].Err)),
+		"see whether the cluster is well: millrace cluster health",
+	)
 }
