@@ -83,6 +83,9 @@ func (a *Admin) Kadm() *kadm.Client { return a.kadm }
 // Create makes a topic. One that exists already is an error that matches
 // [ErrTopicExists].
 func (a *Admin) Create(ctx context.Context, spec TopicSpec) error {
+	if a.client.isClosed() {
+		return fmt.Errorf("create topic: %w", ErrClosed)
+	}
 	partitions, replicas := int32(spec.Partitions), int16(spec.Replicas)
 	if spec.Partitions == 0 {
 		partitions = -1
@@ -147,6 +150,9 @@ func (a *Admin) Ensure(ctx context.Context, spec TopicSpec) (created bool, diffe
 
 // List gives all topics, sorted by name; the cluster's own only if asked for.
 func (a *Admin) List(ctx context.Context, internal bool) ([]Topic, error) {
+	if a.client.isClosed() {
+		return nil, fmt.Errorf("list topics: %w", ErrClosed)
+	}
 	list := a.kadm.ListTopics
 	if internal {
 		list = a.kadm.ListTopicsWithInternal
@@ -166,6 +172,9 @@ func (a *Admin) List(ctx context.Context, internal bool) ([]Topic, error) {
 
 // Describe gives one topic; if there is none the error matches [ErrUnknownTopic].
 func (a *Admin) Describe(ctx context.Context, name string) (Topic, error) {
+	if a.client.isClosed() {
+		return Topic{}, fmt.Errorf("describe topic: %w", ErrClosed)
+	}
 	details, err := a.kadm.ListTopicsWithInternal(fresh(ctx), name)
 	if err != nil {
 		return Topic{}, fmt.Errorf("describe topic: %w", convert(err, name, -1))
@@ -183,6 +192,9 @@ func (a *Admin) Describe(ctx context.Context, name string) (Topic, error) {
 // Configs gives the configurations in force for a topic. Secret ones have no
 // value.
 func (a *Admin) Configs(ctx context.Context, name string) (map[string]string, error) {
+	if a.client.isClosed() {
+		return nil, fmt.Errorf("describe configurations: %w", ErrClosed)
+	}
 	answer, err := a.kadm.DescribeTopicConfigs(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("describe configurations: %w", convert(err, name, -1))
@@ -202,6 +214,9 @@ func (a *Admin) Configs(ctx context.Context, name string) (map[string]string, er
 // Delete removes topics with all their records. The error, if any, joins those
 // of all topics that were not deleted.
 func (a *Admin) Delete(ctx context.Context, names ...string) error {
+	if a.client.isClosed() {
+		return fmt.Errorf("delete topic: %w", ErrClosed)
+	}
 	answer, err := a.kadm.DeleteTopics(ctx, names...)
 	if err != nil {
 		return fmt.Errorf("delete topic: %w", convert(err, "", -1))

@@ -200,4 +200,21 @@ func TestCloseSendsWhatIsBuffered(t *testing.T) {
 	if err := slow.Ping(limited(t)); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("pinging after Close: %v", err)
 	}
+	slow.ProduceAsync(t.Context(), &client.Record{Topic: topic}, func(_ *client.Record, err error) { result = err })
+	if !errors.Is(result, client.ErrClosed) || errors.Is(result, client.ErrOutcomeUnknown) {
+		t.Errorf("producing after Close: %v", result)
+	}
+	admin := slow.Admin()
+	_, listErr := admin.List(limited(t), true)
+	_, describeErr := admin.Describe(limited(t), topic)
+	_, configsErr := admin.Configs(limited(t), topic)
+	_, offsetsErr := slow.Offsets(limited(t), topic, client.End())
+	for name, err := range map[string]error{
+		"list": listErr, "describe": describeErr, "configs": configsErr, "offsets": offsetsErr, "delete": admin.Delete(limited(t), topic),
+		"create": admin.Create(limited(t), client.TopicSpec{Name: topic}),
+	} {
+		if !errors.Is(err, client.ErrClosed) {
+			t.Errorf("%s after Close: %v", name, err)
+		}
+	}
 }

@@ -139,6 +139,9 @@ func listedPartition(l kadm.ListedOffset) int32 {
 // Offsets resolves a position to an offset of each partition of a topic as it is
 // now. A topic that does not exist is an error that matches [ErrUnknownTopic].
 func (c *Client) Offsets(ctx context.Context, topic string, p Position) (map[int32]int64, error) {
+	if c.isClosed() {
+		return nil, fmt.Errorf("list offsets: %w", ErrClosed)
+	}
 	adm := kadm.NewClient(c.kgo)
 	within, err := listBounds(ctx, adm, []string{topic})
 	if err != nil {

@@ -74,8 +74,9 @@ func newSubscription(c *Client, cfg subscribeConfig) *Subscription {
 
 // Records is the loop over what the subscription reads. Each turn has either a
 // record or an error. Errors that time can heal are retried and never shown;
-// after one that is shown the loop may go on, except that [ErrClosed] and ctx's
-// error are always the last turn. When the loop ends, for whatever reason, what
+// after one that is shown the loop may go on, except that [ErrClosed] and the cause of
+// ctx's end (see [context.Cause]; without one it is ctx's error) are always the last
+// turn. When the loop ends, for whatever reason, what
 // it finished is committed (in a group, unless [CommitManually]) and the
 // subscription is closed; [Subscription.Close] then gives the error of that
 // commit.
