@@ -80,8 +80,9 @@
 // damage. Then, before anything counts:
 //  1. the manifest and the checkpoint are replaced by themselves;
 //  2. what a crash left over is removed;
-//  3. the last segment's header is replaced, and its frames that are not proven
-//     synced are written again in place, with the same bytes;
+//  3. the last segment's header is replaced, its index synced as it is, since it may
+//     have been cut, and its frames that are not proven synced are written again in
+//     place, with the same bytes;
 //  4. what is to be cut is cut, and the frames are synced;
 //  5. the index entries that are missing are added.
 //

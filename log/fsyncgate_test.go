@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -91,6 +92,33 @@ func TestKeptIsDurable(t *testing.T) {
 		t.Errorf("%d entries found", len(found))
 	}
 	must(t, powerCut(t, disk, next, o, found))
+}
+
+// TestUnsyncedCutOfTheIndex: a process is killed between a cut of the index and its
+// sync. The next one sees the short index, and cuts the frames, too; after a power cut
+// the old entries must not be there, for frames that are gone.
+func TestUnsyncedCutOfTheIndex(t *testing.T) {
+	disk := crashfs.New(1)
+	o := smallOptions(disk.Mount())
+	l := create(t, o)
+	mustAppend(t, l, batchOfRecords(1, 1, 3000, 1, 1))
+	mustAppend(t, l, batchOfRecords(1, 1, 3000, 2, 1)) // an index entry before it
+	must(t, l.CutFrom(2))
+	mustAppend(t, l, internalFrame(1, segment.KindNoop, "")) // the entry stays, and would not be due
+	must(t, l.Close())
+	o.CleanStop = true
+	l = open(t, o)
+	must(t, l.CutFrom(1))
+	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: ".idx", Err: crashfs.ErrCrashed}) // killed before it
+	if _, err := appendTo(l, internalFrame(2, segment.KindNoop, "")); err == nil || fault.Fired() != 1 {
+		t.Fatalf("error %v, fired %d", err, fault.Fired())
+	}
+	_ = l.Close()
+	o.CleanStop, o.SameBoot = false, true
+	l = open(t, o)
+	must(t, l.CutFrom(1))
+	all := mustAppend(t, l, internalFrame(2, segment.KindNoop, ""))
+	must(t, powerCut(t, disk, l, o, all))
 }
 
 // busyLife does everything that changes a folder: a cut across segments, rolls,

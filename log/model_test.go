@@ -179,10 +179,14 @@ func (m *machine) cutPower(t *rapid.T) {
 }
 
 // during arms a crash at some change of the disk that comes next: of the machine,
-// or of the process.
+// or of the process, or of the process because of a sync that fails.
 func (m *machine) during(t *rapid.T, action func(*rapid.T)) {
-	if rapid.Bool().Draw(t, "kill") {
+	switch rapid.IntRange(0, 3).Draw(t, "kill") {
+	case 0, 1:
 		m.duringKill(t, action)
+		return
+	case 2:
+		m.duringFailedSync(t, action)
 		return
 	}
 	keep := rapid.SampledFrom([]crashfs.Keep{crashfs.KeepRandom, crashfs.KeepNothing, crashfs.KeepEverything}).Draw(t, "keep")
@@ -217,6 +221,22 @@ func (m *machine) duringKill(t *rapid.T, action func(*rapid.T)) {
 	m.armed.Remove()
 }
 
+// duringFailedSync arms a sync that fails, of a file or of the folder. The process
+// ends for it, and the next one finds in memory what is not on the disk.
+func (m *machine) duringFailedSync(t *rapid.T, action func(*rapid.T)) {
+	m.armed = m.disk.Inject(crashfs.Fault{
+		Op:  rapid.SampledFrom([]crashfs.Op{crashfs.OpSync, crashfs.OpSyncDir}).Draw(t, "sync"),
+		Nth: rapid.IntRange(1, 5).Draw(t, "nth"), Err: crashfs.ErrInjected, Do: func() {
+			if !m.crashed {
+				m.killed = true
+			}
+			m.crashed = true
+		},
+	})
+	action(t)
+	m.armed.Remove()
+}
+
 // reopen opens the log after a crash, with more crashes during the recovery.
 func (m *machine) reopen(t *rapid.T) {
 	_ = m.l.Close() // frees what it holds in memory
@@ -228,7 +248,7 @@ func (m *machine) reopen(t *rapid.T) {
 				m.disk.Crash(crashfs.CrashOptions{})
 				m.killed = false
 				_ = l.Close()
-			} else if !errors.Is(err, crashfs.ErrCrashed) {
+			} else if !errors.Is(err, crashfs.ErrCrashed) && !errors.Is(err, crashfs.ErrInjected) {
 				t.Fatal(err)
 			}
 		})

@@ -177,6 +177,11 @@ func (w *Writer) adopt(r *recovery, report Report) error {
 		return err
 	}
 	if !r.o.CleanStop {
+		// An index that was cut, and whose sync did not come to pass, would get its
+		// old entries back after the frames were cut as well.
+		if err := w.index.Sync(); err != nil {
+			return err
+		}
 		if err := w.rewrite(r.doubt, r.cursor); err != nil {
 			return err
 		}
