@@ -122,7 +122,7 @@ func classify(err error) (code int, name string) {
 		return exitUnreachable, codeUnreachable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, kgo.ErrRecordTimeout):
 		return exitUnreachable, codeTimeout
-	case errors.As(err, &network), client.Retryable(err):
+	case errors.As(err, &network), kgo.IsRetryableBrokerErr(err):
 		return exitUnreachable, codeUnreachable
 	}
 	return exitError, codeOther
