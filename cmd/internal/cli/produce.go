@@ -40,7 +40,11 @@ func newProduceCmd(a *app) *cobra.Command {
 
 -f is a layout: %v value, %k key, %v{3} three bytes, \n and \t, ...; or json: one
 object a line, as consume -f json writes it (topic, partition and offset in it are
-ignored).`,
+ignored; other names than consume writes are refused).
+
+When nothing is acknowledged for --timeout, it ends with exit code 3 and tells how many
+records have an unknown outcome: they were sent and may have been written. A signal ends
+it with exit code 130 when what was read is acknowledged, or after two seconds.`,
 		Example: `  echo hello | millrace produce orders -k customer-7
   millrace produce orders -f '%k\t%v\n' < orders.tsv
   millrace consume orders -e -f json | millrace produce copy -f json`,
@@ -96,8 +100,9 @@ func (o *produceOptions) run(ctx context.Context) error {
 		r.Headers = append(r.Headers, headers...)
 		return r, nil
 	})
-	fmt.Fprintf(o.app.Err, "produced %d records\n", p.acknowledged)
-	if unknown := p.unknown(); unknown > 0 {
+	acknowledged, unknown := p.counts()
+	fmt.Fprintf(o.app.Err, "produced %d records\n", acknowledged)
+	if unknown > 0 {
 		fmt.Fprintf(o.app.Err, "%d records: outcome unknown\n", unknown)
 	}
 	return err

@@ -136,11 +136,11 @@ func (p *production) done(err error, stop func()) {
 
 func (p *production) outstandingLocked() int64 { return p.given - p.acknowledged - p.failed }
 
-// unknown is how many records have no outcome.
-func (p *production) unknown() int64 {
+// counts are how many records are acknowledged, and how many have no outcome.
+func (p *production) counts() (acknowledged, unknown int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.outstandingLocked()
+	return p.acknowledged, p.outstandingLocked()
 }
 
 // watch gives up when nothing has moved for too long.
