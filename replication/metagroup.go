@@ -393,18 +393,32 @@ func (m *MetaGroup) followView() {
 	changed := make(chan struct{}, 1)
 	defer m.Watch(changed)()
 	seen := map[metadata.NodeID]uint64{} // index of the registration last acted on
+	failed := false
 	for {
-		if err := m.followBrokers(m.View(), seen); err != nil {
+		var retry <-chan time.Time
+		switch err := m.followBrokers(m.View(), seen); {
+		case err == nil:
+			failed = false
+		case mayPass(err): // what is saved is as old as after a crash a moment ago
+			if !failed {
+				m.logger.Warn("the brokers' addresses are not saved yet", "err", err)
+			}
+			failed, retry = true, time.After(saveRetry)
+		default:
 			m.config.Fatal(fmt.Errorf("metadata group: save the brokers' addresses: %w", err))
 			return
 		}
 		select {
 		case <-changed:
+		case <-retry:
 		case <-m.ctx.Done():
 			return
 		}
 	}
 }
+
+// saveRetry is how long to wait before node.json is written again that had no space.
+const saveRetry = time.Second
 
 func (m *MetaGroup) followBrokers(view *metadata.View, seen map[metadata.NodeID]uint64) error {
 	peers := make([]peerEntry, 0, view.BrokerCount())
