@@ -189,9 +189,10 @@ func Hint(err error) string {
 
 // Retryable reports whether the same call may succeed later without anything
 // being changed: the cluster was unreachable, a leader was being elected, too
-// few replicas were up.
+// few replicas were up. One that matches [ErrOutcomeUnknown] is not: producing the
+// record again may write it twice.
 func Retryable(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, ErrOutcomeUnknown) {
 		return false
 	}
 	var answered *KafkaError

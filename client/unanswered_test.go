@@ -107,6 +107,9 @@ func TestProduceEndsWithItsContext(t *testing.T) {
 	if !errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v", err)
 	}
+	if client.Retryable(err) {
+		t.Error("it counts as retryable, but may write the record twice")
+	}
 	var failed *client.ProduceError
 	if !errors.As(err, &failed) || len(failed.Failed) != 1 || failed.Failed[0].Record != record {
 		t.Errorf("error is %#v", err)
