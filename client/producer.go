@@ -70,13 +70,13 @@ func (c *Client) Produce(ctx context.Context, records ...*Record) error {
 	reasons := make([]error, len(records))
 	for i, a := range await(ctx, answers, len(records)) {
 		if a == nil {
-			reasons[i] = c.failure(fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err()), records[i], begin)
+			reasons[i] = c.failure(fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err()), records[i].Topic, -1, begin)
 			continue
 		}
 		own := records[i].Context // the copy has that of this call
 		*records[i] = *a.record
 		records[i].Context = own
-		reasons[i] = c.failure(a.err, records[i], begin)
+		reasons[i] = c.failure(a.err, records[i].Topic, records[i].Partition, begin)
 	}
 	var failed []Failure
 	for i, err := range reasons {
@@ -130,8 +130,8 @@ func allFailed(records []*Record, err error) error {
 
 // failure gives the error of a record that was given at begin its final form: with
 // the types of this package, and with what the broker said meanwhile if the error is
-// only that time was up.
-func (c *Client) failure(err error, r *Record, begin time.Time) error {
+// only that time was up. partition is -1 where it is not known.
+func (c *Client) failure(err error, topic string, partition int32, begin time.Time) error {
 	switch {
 	case err == nil:
 		return nil
@@ -139,9 +139,9 @@ func (c *Client) failure(err error, r *Record, begin time.Time) error {
 		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
 	case !errors.Is(err, kgo.ErrRecordTimeout) && !errors.Is(err, kgo.ErrRecordRetries) && !errors.Is(err, ErrOutcomeUnknown) &&
 		!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled):
-		return convert(err, r.Topic, r.Partition)
+		return convert(err, topic, partition)
 	}
-	if cause := c.refusals.since(r.Topic, r.Partition, begin); cause != nil {
+	if cause := c.refusals.since(topic, partition, begin); cause != nil {
 		return fmt.Errorf("%w; the last answer: %w", err, cause)
 	}
 	return err
@@ -166,7 +166,7 @@ func (c *Client) ProduceAsync(ctx context.Context, record *Record, done func(*Re
 		return
 	}
 	begin := time.Now()
-	c.kgo.Produce(ctx, record, func(r *Record, err error) { done(r, c.failure(err, r, begin)) })
+	c.kgo.Produce(ctx, record, func(r *Record, err error) { done(r, c.failure(err, r.Topic, r.Partition, begin)) })
 }
 
 // Flush waits until every record given so far is acknowledged or has failed, and

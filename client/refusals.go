@@ -95,12 +95,21 @@ func (r *refusals) note(topic string, partition int32, err error) {
 	r.partitions[topicPartition{topic, partition}] = refusal{convert(err, topic, partition), time.Now()}
 }
 
-// since is why the partition has taken nothing since then, nil if that is not known.
+// since is why the partition, or any of the topic for -1, has taken nothing since then;
+// nil if that is not known.
 func (r *refusals) since(topic string, partition int32, begin time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if known := r.partitions[topicPartition{topic, partition}]; known.err != nil && !known.at.Before(begin) {
-		return known.err
+	last := r.partitions[topicPartition{topic, partition}]
+	if partition < 0 {
+		for tp, known := range r.partitions {
+			if tp.topic == topic && known.at.After(last.at) {
+				last = known
+			}
+		}
+	}
+	if last.err != nil && !last.at.Before(begin) {
+		return last.err
 	}
 	if r.connection.err != nil && !r.connection.at.Before(begin) {
 		return r.connection.err

@@ -55,6 +55,7 @@ func TestRefusals(t *testing.T) {
 		want      error
 	}{
 		{"a.b", 0, nil}, {"a.b", 2, kerr.LeaderNotAvailable}, {"c", 0, kerr.NotEnoughReplicas}, {"d", 1, client.ErrUnknownTopic},
+		{"a.b", -1, kerr.LeaderNotAvailable}, {"b", -1, nil},
 	}
 	for _, test := range tests {
 		if got := r.Since(test.topic, test.partition, begin); !errors.Is(got, test.want) {
