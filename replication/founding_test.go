@@ -163,13 +163,16 @@ func (n *metaNode) emptyBroker() (stop func()) {
 }
 
 // founding requires that a node comes to see the founding as far as that; an empty
-// text stands for its end.
+// text stands for its end, when all registered brokers have a vote.
 func (n *metaNode) founding(want string) {
 	n.net.Helper()
 	eventually(n.net.T, fmt.Sprintf("node %d to see the founding: %q", n.id, want), func() bool {
 		progress, _ := n.group.View().Founding()
 		return n.group.View().ClusterID() != "" && progress == want
 	})
+	if voters, _ := n.voters(); want == "" && len(voters) < n.group.View().BrokerCount() {
+		n.net.Errorf("node %d: the cluster is founded, and only %v vote: it would have no quorum without the first", n.id, voters)
+	}
 }
 
 // TestFoundingLastsUntilAllHaveJoined: also when the founders that have joined are

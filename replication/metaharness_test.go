@@ -285,6 +285,9 @@ func (net *metaNet) settled() {
 			continue
 		}
 		eventually(net.T, fmt.Sprintf("the members to settle as node %d sees it", n.id), func() bool {
+			if founders := n.group.View().Founders(); founders > 0 && running >= founders {
+				return false
+			}
 			voters, others := n.voters()
 			return len(voters) == min(running, maxVoters) && len(others) == running-len(voters)
 		})

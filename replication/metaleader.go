@@ -108,12 +108,32 @@ func (m *MetaGroup) leadOnce(in *metaInstance, term uint64) error {
 	}
 	step := members.next()
 	if step == nil {
-		return nil
+		return m.endFounding(ctx, in, &members)
 	}
 	m.logger.Info("metadata group: "+step.what, "server", step.id)
 	if err := in.await(ctx, step.run(in.raft, future.Index())); err != nil {
 		return fmt.Errorf("%s %s: %w", step.what, step.id, err)
 	}
+	return nil
+}
+
+// endFounding says that the cluster is founded, when it is.
+func (m *MetaGroup) endFounding(ctx context.Context, in *metaInstance, members *groupMembers) error {
+	if !members.founded() {
+		return nil
+	}
+	command, err := metadata.EncodeCommand(metadata.Origin{}, &metadata.EndFounding{})
+	if err != nil {
+		return err
+	}
+	result, err := m.apply(ctx, in, command)
+	if err == nil {
+		err = result.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("end the founding of the cluster: %w", err)
+	}
+	m.logger.Info("the cluster is founded", "brokers", m.View().BrokerCount())
 	return nil
 }
 
@@ -194,6 +214,19 @@ func (g *groupMembers) next() *memberStep {
 		return step
 	}
 	return g.promotion(voters)
+}
+
+// founded: the cluster is still being founded, and need not be any more. All its
+// founders have registered, and as many vote, so that the loss of any minority of
+// them leaves a quorum from the first acknowledgement on.
+func (g *groupMembers) founded() bool {
+	founders, voters := g.view.Founders(), 0
+	for _, s := range g.servers {
+		if s.Suffrage == raft.Voter && g.registered(s.ID) {
+			voters++
+		}
+	}
+	return founders > 0 && g.view.BrokerCount() >= founders && voters >= min(founders, maxVoters)
 }
 
 func (g *groupMembers) removal(voters []raft.ServerID) *memberStep {

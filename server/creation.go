@@ -59,7 +59,7 @@ func (n *node) plan(view *metadata.View, spec *topicSpec) (*metadata.CreateTopic
 	// Retriable, because it passes by itself: the brokers that are there would get
 	// the replicas of all, for good.
 	if progress, founding := view.Founding(); founding {
-		return nil, fail(kerr.LeaderNotAvailable, progress+": topics can be created when all have")
+		return nil, fail(kerr.LeaderNotAvailable, progress+"; topics can be created after that")
 	}
 	for _, name := range sortedKeys(spec.configs) {
 		if err := checkTopicConfig(name, spec.configs[name]); err != nil {

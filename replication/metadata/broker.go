@@ -117,7 +117,6 @@ func (r *RegisterBroker) apply(d *draft) Result {
 		d.sessions = d.sessions.put(nodeKey(r.Node), &session{ID: r.Session})
 	}
 	d.brokers = d.brokers.put(nodeKey(r.Node), &next)
-	d.endFounding()
 	return Result{}
 }
 

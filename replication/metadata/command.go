@@ -24,6 +24,7 @@ const (
 	numberAlterTopicConfigs   number = 6
 	numberAllocateProducerIDs number = 7
 	numberFoundWithout        number = 8
+	numberEndFounding         number = 9
 )
 
 // Command is a change of the cluster's state. Its fields must not be changed
@@ -52,6 +53,7 @@ var commands = map[number]spec{
 	numberAlterTopicConfigs:   {1, func() Command { return new(AlterTopicConfigs) }},
 	numberAllocateProducerIDs: {1, func() Command { return new(AllocateProducerIDs) }},
 	numberFoundWithout:        {1, func() Command { return new(FoundWithout) }},
+	numberEndFounding:         {1, func() Command { return new(EndFounding) }},
 }
 
 // The envelope of a command:

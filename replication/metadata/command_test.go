@@ -32,6 +32,7 @@ var goldenCommands = map[string]Command{
 	"confirm_delete":      &ConfirmDelete{Node: 1, IDs: []segment.TopicID{topicID(4), topicID(5)}},
 	"alter_topic_configs": &AlterTopicConfigs{ID: topicID(6), Set: map[string]string{"a": "1", "b": ""}, Remove: []string{"c", "d"}},
 	"found_without":       &FoundWithout{Founders: 2},
+	"end_founding":        &EndFounding{},
 	"allocate_ids":        &AllocateProducerIDs{Node: 3, Count: ProducerIDBlock},
 }
 

@@ -12,9 +12,10 @@ const (
 // A cluster of several founders begins with one registered broker. What is decided
 // by the number of brokers, the replicas of a new topic above all, would be decided
 // for one, and stay so. So the founder writes how many they are, and until as many
-// have registered the cluster is being founded: topics are refused, and no broker
-// is ready. When they have, the number is cleared for ever: that brokers are down
-// or leave later does not bring it back.
+// have registered and vote in the metadata group the cluster is being founded: topics
+// are refused, and no broker is ready. Then the group's leader ends it, for ever: that
+// brokers are down or leave later does not bring it back. Without the votes a cluster
+// could be ready and, when its first broker dies, have no quorum.
 
 // Found gives the cluster its id: the first command of the first leader. A
 // second one with the same id changes nothing, one with another is refused.
@@ -44,8 +45,8 @@ func (f *Found) apply(d *draft) Result {
 	case f.Founders > MaxFounders:
 		return refuse(Malformed, "%d founders, at most %d", f.Founders, MaxFounders)
 	case d.cluster == "":
-		d.cluster, d.founders = f.ClusterID, f.Founders
-		d.endFounding()
+		d.cluster = f.ClusterID
+		d.awaitFounders(f.Founders)
 	case d.cluster != f.ClusterID:
 		return refuse(OtherCluster, "this is cluster %s, not %s", d.cluster, f.ClusterID)
 	}
@@ -69,23 +70,46 @@ func (f *FoundWithout) apply(d *draft) Result {
 	if f.Founders == 0 {
 		return refuse(Malformed, "a cluster founded by no broker")
 	}
-	d.founders = min(d.founders, f.Founders)
-	d.endFounding()
+	d.awaitFounders(min(d.founders, f.Founders))
 	return Result{}
 }
 
-// endFounding clears the number of founders when as many brokers have registered.
-func (d *draft) endFounding() {
-	if d.brokers.size() >= int(d.founders) {
-		d.founders = 0
+// awaitFounders sets how many founders are waited for; one waits for nobody.
+func (d *draft) awaitFounders(count uint32) {
+	if count <= 1 {
+		count = 0
 	}
+	d.founders = count
 }
+
+// EndFounding ends the founding of the cluster. The leader of the metadata group
+// writes it when enough brokers vote there, which the state machine does not see. It
+// is refused while fewer than the founders have registered; after the end it changes
+// nothing. It has no fields.
+type EndFounding struct{}
+
+func (*EndFounding) number() number { return numberEndFounding }
+func (*EndFounding) fields(*coder)  {}
+
+func (*EndFounding) apply(d *draft) Result {
+	if d.brokers.size() < int(d.founders) {
+		return refuse(BeingFounded, "%d of %d founding brokers have joined", d.brokers.size(), d.founders)
+	}
+	d.founders = 0
+	return Result{}
+}
+
+// Founders is how many brokers found the cluster, 0 once that is done.
+func (v *View) Founders() int { return int(v.founders) }
 
 // Founding reports whether the cluster is being founded, and in words how far
 // that is.
 func (v *View) Founding() (progress string, founding bool) {
 	if v.founders == 0 {
 		return "", false
+	}
+	if v.BrokerCount() >= int(v.founders) {
+		return fmt.Sprintf("all %d founding brokers have joined, and some wait for their vote", v.founders), true
 	}
 	return fmt.Sprintf("%d of %d founding brokers have joined", v.BrokerCount(), v.founders), true
 }

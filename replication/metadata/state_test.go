@@ -54,8 +54,13 @@ func TestFounding(t *testing.T) {
 	m.want(OK, wiped)
 	m.want(OK, &Found{ClusterID: "c1", Founders: 9}) // of a leader that has not applied the first
 	founding("2 of 3 founding brokers have joined")
+	m.want(BeingFounded, &EndFounding{})
 	m.want(OK, register(3))
+	founding("all 3 founding brokers have joined, and some wait for their vote")
+	m.want(BeingFounded, create("a", 1, 1))
+	m.want(OK, &EndFounding{})
 	founding("")
+	m.want(OK, &EndFounding{})
 	m.want(OK, &Found{ClusterID: "c1", Founders: 9})
 	m.want(OK, &FoundWithout{Founders: 9})
 	founding("")
@@ -76,6 +81,7 @@ func TestFoundWithout(t *testing.T) {
 		t.Fatal(progress)
 	}
 	m.want(OK, &FoundWithout{Founders: 2})
+	m.want(OK, &EndFounding{})
 	m.want(OK, create("a", 1, 1))
 }
 

@@ -165,7 +165,7 @@ func (t *CreateTopic) apply(d *draft) Result {
 	}
 	// Fewer brokers than the cluster will have would get its replicas, for good.
 	if progress, founding := (*View)(&d.View).Founding(); founding {
-		return refuse(BeingFounded, "%s: topics can be created when all have", progress)
+		return refuse(BeingFounded, "%s; topics can be created after that", progress)
 	}
 	last, _ := d.terms.get([]byte(t.Name))
 	topic := &Topic{Name: t.Name, ID: t.ID, Index: d.index, Configs: t.Configs, Partitions: t.Partitions, StartTerm: last + 1, Internal: t.Internal}

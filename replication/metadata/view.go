@@ -13,7 +13,7 @@ import (
 type View struct {
 	index          uint64
 	cluster        string
-	founders       uint32 // brokers that must register before the cluster is founded; 0: it is
+	founders       uint32 // brokers that found the cluster together; 0: it is founded
 	nextProducerID int64
 	brokers        table[*Broker]   // by node
 	names          table[*Topic]    // by collision key
