@@ -3,6 +3,7 @@ package log
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"testing"
 
@@ -193,4 +194,38 @@ func liveOn(t *testing.T, disk *crashfs.FS, op crashfs.Op, nth int, sameBoot boo
 		found = append(found, more...)
 	}
 	return powerCut(t, disk, l, o, found)
+}
+
+// TestCreateAfterFailedSync fails each sync of a Create in turn: the next process
+// makes the replica, or opens the one that it finds, and it stays.
+func TestCreateAfterFailedSync(t *testing.T) {
+	for _, op := range []crashfs.Op{crashfs.OpSync, crashfs.OpSyncDir} {
+		for nth := 1; ; nth++ {
+			disk := crashfs.New(int64(nth))
+			o := smallOptions(disk.Mount())
+			fault := disk.Inject(crashfs.Fault{Op: op, Nth: nth, PathContains: testDir})
+			l, err := Create(o)
+			fault.Remove()
+			if fault.Fired() == 0 {
+				must(t, err)
+				must(t, l.Close())
+				if nth < 4 {
+					t.Errorf("only %d of op %v", nth-1, op)
+				}
+				break
+			}
+			if err == nil {
+				t.Fatalf("%v %d failed, and nobody says so", op, nth)
+			}
+			o.SameBoot = true
+			if l, err = Create(o); errors.Is(err, fs.ErrExist) {
+				l, err = Open(o)
+			}
+			must(t, err)
+			all := mustAppend(t, l, batchOfRecords(1, 1, 100, 1, 0))
+			if err := powerCut(t, disk, l, o, all); err != nil {
+				t.Errorf("%v %d failed: %v", op, nth, err)
+			}
+		}
+	}
 }

@@ -13,8 +13,10 @@
 //   - Sync makes the data and the length of that file durable, nothing else: a
 //     new name, a rename or a removal is durable only after SyncDir of the
 //     directory that holds the name.
-//   - A failed Sync says nothing about what is durable and must never be
-//     retried (fsyncgate): the caller stops using the data folder.
+//   - A failed Sync or SyncDir says nothing about what is durable and must never
+//     be retried (fsyncgate): the process stops using the data folder. Nor may its
+//     successor believe what it reads: until the machine boots, that may be in memory
+//     alone, and a Sync of it may do nothing. What is to count is written again.
 //   - Neither writes nor sectors nor length changes are atomic over a crash.
 package vfs
 
