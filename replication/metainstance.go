@@ -41,6 +41,11 @@ type metaInstance struct {
 // state machine.
 const futureGrace = time.Second
 
+// takeGrace is how long stop lets raft take what it was handed. Raft that is shut
+// down leaves the futures of what is still in its channels without an answer
+// (measured), and with them whoever waits; what it has taken it answers.
+const takeGrace = 100 * time.Millisecond
+
 // metaRaftConfig are the settings of the metadata group: ordinary snapshots.
 func (m *MetaGroup) metaRaftConfig(id raft.ServerID) *raft.Config {
 	config := raft.DefaultConfig()
@@ -270,20 +275,28 @@ func (in *metaInstance) stop() error {
 	in.closing = true
 	in.gate.Unlock()
 	close(in.stopped)
-	future := in.raft.Shutdown()
-	err := in.facade.Close()
-	err = errors.Join(err, future.Error())
-	in.work.Wait()
 	answered := make(chan struct{})
 	go func() {
 		in.futures.Wait()
 		close(answered)
 	}()
-	select {
-	case <-answered:
-	case <-time.After(futureGrace):
-	}
+	wait(answered, takeGrace)
+	future := in.raft.Shutdown()
+	err := in.facade.Close()
+	err = errors.Join(err, future.Error())
+	in.work.Wait()
+	wait(answered, futureGrace)
 	return errors.Join(err, in.stores.Close())
+}
+
+// wait returns when ch is closed, or after a while.
+func wait(ch <-chan struct{}, atMost time.Duration) {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-ch:
+	case <-timer.C:
+	}
 }
 
 // await waits for one of raft's futures, until ctx ends or the instance stops.
