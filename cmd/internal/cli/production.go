@@ -38,8 +38,8 @@ type production struct {
 	given        int64 // records handed to the client
 	acknowledged int64
 	failed       int64
-	first        error     // of those that failed
-	doubt        error     // of those that have no answer
+	first        error     // of those that failed by themselves
+	doubt        error     // of those that have no answer, or were not sent any more
 	moved        time.Time // the last outcome, or when there began to be something to wait for
 }
 
@@ -124,6 +124,9 @@ func (p *production) done(err error, stop func()) {
 	case errors.Is(err, client.ErrOutcomeUnknown):
 		p.doubt = err
 		return // it stays outstanding
+	case errors.Is(err, context.Canceled): // by giving up, or after the first failure
+		p.failed++
+		p.doubt = err
 	default:
 		p.failed++
 		if p.first == nil {
@@ -202,8 +205,12 @@ func (p *production) outcome(ctx context.Context, err error) error {
 	if ctx.Err() != nil && p.first == nil && (err == nil || errors.Is(err, context.Cause(ctx))) {
 		return &silent{exitInterrupted} // the counts say the rest
 	}
-	if unknown := p.outstandingLocked(); unknown > 0 && errors.Is(err, errStalled) {
-		err = fmt.Errorf("%w for %d records: %w", errStalled, unknown, client.ErrOutcomeUnknown)
+	if errors.Is(err, errStalled) {
+		if unknown := p.outstandingLocked(); unknown > 0 {
+			err = fmt.Errorf("%w for %d records: %w", errStalled, unknown, client.ErrOutcomeUnknown)
+		} else {
+			err = late{fmt.Errorf("%w for %d records", errStalled, p.failed)} // none of them was sent
+		}
 		if answer := lastAnswer(p.doubt); answer != nil {
 			err = fmt.Errorf("%w; the last answer: %w", err, answer)
 		}

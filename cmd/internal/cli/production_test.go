@@ -1,12 +1,18 @@
 package cli
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/millrace/millrace/client"
 )
 
 // produced runs produce in the background: lines go in, signals too.
@@ -54,6 +60,22 @@ func (p *produced) ends(t *testing.T, want int, within time.Duration) string {
 		t.Fatalf("it has not ended after %s", within)
 	}
 	return p.out.String()
+}
+
+// TestStalledBeforeSending: records that were cancelled because nothing moved have not
+// failed by themselves: time was up.
+func TestStalledBeforeSending(t *testing.T) {
+	p := production{}
+	p.give()
+	p.done(fmt.Errorf("no producer id: %w; the last answer: %w", context.Canceled, client.Typed(kerr.LeaderNotAvailable)), func() { t.Error("it counts as a failure") })
+	err := p.outcome(t.Context(), errStalled)
+	if code, name := classify(err); code != exitUnreachable || name != "LEADER_NOT_AVAILABLE" || !strings.Contains(err.Error(), "for 1 records") {
+		t.Errorf("exit code %d, %s: %v", code, name, err)
+	}
+	p.doubt = context.Canceled
+	if code, name := classify(p.outcome(t.Context(), errStalled)); code != exitUnreachable || name != "TIMEOUT" {
+		t.Errorf("without an answer: exit code %d, %s", code, name)
+	}
 }
 
 // TestSignalWhileReading: a producer that waits for input ends at the first signal,
