@@ -24,8 +24,9 @@ func TestHealthOfASickCluster(t *testing.T) {
 		defer cancel()
 		return runIn(t, ctx, environ, "", args...)
 	}
-	if o := do("topic", "create", "t", "-p", "3", "-r", "3"); o.code != 0 {
-		t.Fatal(o.err)
+	o := do("topic", "create", "t", "-p", "3", "-r", "3", "-c", "min.insync.replicas=1", "-c", "retention.ms=1000")
+	if want := "note: min.insync.replicas=1 has no effect, 2 is in force: an acknowledgement means a majority of the replicas, never fewer\n"; o.code != 0 || o.err != want {
+		t.Fatalf("exit %d, %q, want %q", o.code, o.err, want)
 	}
 	if o := do("cluster", "health", "--exit-when-healthy", "--timeout", "30s"); o.code != 0 {
 		t.Fatalf("exit %d\n%s%s", o.code, o.out, o.err)

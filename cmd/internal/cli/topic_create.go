@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,10 +75,34 @@ func (o *topicCreateOptions) run(ctx context.Context, c *client.Client) error {
 	if err != nil {
 		return err
 	}
+	o.noteIgnored(ctx, admin)
 	out := toTopicOutput(topic)
 	return o.app.print(out, func(w io.Writer) {
 		fmt.Fprintf(w, "created topic %s: %d partitions, %d replicas\n", out.Name, out.Partitions, out.Replicas)
 	})
+}
+
+// noteIgnored says which of the configurations that were asked for have another value
+// in force. The topic is there; what cannot be read now is no failure.
+func (o *topicCreateOptions) noteIgnored(ctx context.Context, admin *client.Admin) {
+	if len(o.configs.values) == 0 {
+		return
+	}
+	inForce, err := admin.Configs(ctx, o.name)
+	if err != nil {
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.configs.values)) {
+		asked := o.configs.values[key]
+		if value, known := inForce[key]; known && value != asked {
+			fmt.Fprintf(o.app.Err, "note: %s=%s has no effect, %s is in force%s\n", key, asked, value, whyIgnored[key])
+		}
+	}
+}
+
+// whyIgnored says why a value that was asked for may have no effect.
+var whyIgnored = map[string]string{
+	"min.insync.replicas": ": an acknowledgement means a majority of the replicas, never fewer",
 }
 
 // describeNew describes a topic that was just made: another broker than the one
