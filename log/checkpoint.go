@@ -110,6 +110,15 @@ func (l *Log) Checkpoint() Checkpoint {
 	return l.durable
 }
 
+// AppliedState is what a checkpoint of this moment would say. A raft that starts on it,
+// in the process that applied it, needs no entry from the disk: what is not applied
+// is in memory.
+func (l *Log) AppliedState() Checkpoint {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.appliedPlaceLocked()
+}
+
 // WriteCheckpoint makes the applied state durable, so that the next start begins
 // there. Apply calls it by itself after a roll and each CheckpointBytes. For lack
 // of space it fails with ErrNoSpace, and the old checkpoint counts.
@@ -155,14 +164,18 @@ func (l *Log) writeCheckpoint() error {
 	return nil
 }
 
-// appliedStateLocked is what a checkpoint of this moment holds.
-func (l *Log) appliedStateLocked() *checkpoint {
-	at := l.appliedAt
-	c := &checkpoint{incarnation: l.identity.Incarnation, base: at.part.base, position: at.position}
-	c.Index, c.Term, c.HighWatermark = l.applied, at.term, l.highWatermark
+func (l *Log) appliedPlaceLocked() Checkpoint {
+	c := Checkpoint{Index: l.applied, Term: l.appliedAt.term, HighWatermark: l.highWatermark}
 	if configuration, ok := l.configurationAtLocked(l.applied); ok {
 		c.Configuration, c.ConfigurationIndex = configuration.content, configuration.index
 	}
+	return c
+}
+
+// appliedStateLocked is what a checkpoint of this moment holds.
+func (l *Log) appliedStateLocked() *checkpoint {
+	at := l.appliedAt
+	c := &checkpoint{Checkpoint: l.appliedPlaceLocked(), incarnation: l.identity.Incarnation, base: at.part.base, position: at.position}
 	for _, t := range l.terms {
 		if t.Index <= l.applied {
 			c.terms = append(c.terms, t)

@@ -117,7 +117,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	}
 	in.store = &logStore{log: p.log, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
-	snapshots := &snapshotStore{checkpoint: p.log.Checkpoint()}
+	snapshots := &snapshotStore{checkpoint: p.log.AppliedState()}
 	machine := &fsm{log: p.log, disk: &in.disk, moved: in.moved, stop: p.poisoned}
 	stable := stableStore{p.stable, &in.disk, &in.store.poisoned, &snapshots.started, in.termFailed}
 	config := raftConfig(p.local, p.timings, raftLogger(p.logger, p.topic, p.group.Partition), in.notify)

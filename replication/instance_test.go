@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -216,10 +217,10 @@ func TestCommittedAndNotYetAppliedIsNotCut(t *testing.T) {
 	g.inStep()
 }
 
-// TestDamageFoundAtTheNextInstanceStopsTheReplica: raft reads what is behind the
-// checkpoint anew when an instance starts after a lack of space. A replica that can
-// never start again must say so, not try each second for ever.
-func TestDamageFoundAtTheNextInstanceStopsTheReplica(t *testing.T) {
+// TestNewInstanceReadsNothingThatWasApplied: raft panics, and the process with it, when
+// an entry that it wants to apply cannot be read. An instance that starts after a lack
+// of space must not begin at a checkpoint far below what is applied.
+func TestNewInstanceReadsNothingThatWasApplied(t *testing.T) {
 	g := newTrio(t)
 	n := g.leader()
 	ctx, cancel := context.WithTimeout(t.Context(), testWait)
@@ -231,25 +232,38 @@ func TestDamageFoundAtTheNextInstanceStopsTheReplica(t *testing.T) {
 	}
 	_, err := await(ctx, last)
 	must(t, err)
-	file := "/data/topics/events/0/" + segment.LogName(0)
-	data, err := vfs.ReadFile(n.fs, file, 2<<20)
-	must(t, err)
-	bad := 0
-	for range 5 {
-		header, err := segment.DecodeHeader(data[bad:])
-		must(t, err)
-		bad += header.FrameSize()
+	old, durable := p.current(), p.log.Checkpoint().Index
+	if applied := p.log.Applied(); applied < durable+2000 {
+		t.Fatalf("the checkpoint is at %d, %d is applied: this test shows nothing", durable, applied)
 	}
-	const magic = 16 // where it is in a frame
-	must(t, n.fs.Corrupt(file, int64(bad+magic), []byte{0x55}))
 	n.fs.Inject(crashfs.Fault{Op: crashfs.OpWrite, PathContains: "/topics/", Err: vfs.ErrNoSpace, Nth: 1})
 	if _, err := await(ctx, p.Propose(ctx, batch(-1, -1, -1, 99), Guard{})); !errors.Is(err, ErrUnknownOutcome) {
 		t.Fatalf("an append without space: %v", err)
 	}
-	eventually(t, "the replica to say that it is out", func() bool { return p.Failed() != nil })
+	eventually(t, "the end of the instance", func() bool { return p.current() != old })
+	n.fs.Inject(crashfs.Fault{Op: crashfs.OpRead, PathContains: "/topics/", Err: errors.New("input/output error"), Repeat: true})
+	eventually(t, "a new instance", func() bool { return p.current() != nil || p.Failed() != nil || n.died() != nil })
+	g.leader()
+	g.inStep()
+	if p.Failed() != nil || n.died() != nil {
+		t.Errorf("out because of %v, ended by %v", p.Failed(), n.died())
+	}
+}
+
+// TestDamageAtTheNextInstanceStopsTheReplica: one that can never start again must say
+// so, not try each second for ever.
+func TestDamageAtTheNextInstanceStopsTheReplica(t *testing.T) {
+	g := newTrio(t)
+	n := g.leader()
+	p := n.partition
+	p.facade = func() (*transport.Facade, error) {
+		return nil, fmt.Errorf("read its log: %w", &log.CorruptionError{File: "00000000000000000000.log"})
+	}
+	p.replaceInstance(log.ErrNoSpace)
+	p.restarts.Wait()
 	var corrupt *log.CorruptionError
-	if !errors.As(p.Failed(), &corrupt) {
-		t.Errorf("out because of %v, want the damage", p.Failed())
+	if p.current() != nil || !errors.As(p.Failed(), &corrupt) {
+		t.Errorf("takes part: %v, out because of %v, want the damage", p.current() != nil, p.Failed())
 	}
 	if n.died() != nil {
 		t.Errorf("one bad replica ended the broker: %v", n.died())

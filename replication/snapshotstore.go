@@ -14,9 +14,11 @@ import (
 // partition: its log is its content.
 var errNoSnapshots = errors.New("a partition has no raft snapshots")
 
-// snapshotStore makes raft start at the partition's checkpoint instead of
-// reading the whole log: while NewRaft runs, List returns the checkpoint;
-// afterwards it is empty, so that nothing is ever installed over a replica.
+// snapshotStore makes raft start at what is applied, the partition's checkpoint in a
+// new process, instead of reading the whole log: while NewRaft runs, List returns
+// that; afterwards it is empty, so that nothing is ever installed over a replica.
+// Raft that began below would get entries from GetLog once more to apply them, and
+// panics when one cannot be read (raft.go:1333); above, they are in memory.
 // (Seeding, which replaces installing, comes with trimmed logs.)
 type snapshotStore struct {
 	checkpoint log.Checkpoint
