@@ -19,6 +19,9 @@ const (
 	// leaderInterval is how often the leader looks at its members, beside when the
 	// view or a peer changed.
 	leaderInterval = 100 * time.Millisecond
+	// foundingInterval is the same while the cluster is being founded, which needs
+	// several steps one after the other, and everybody waits for them.
+	foundingInterval = 10 * time.Millisecond
 	// memberTimeout bounds one change of the members.
 	memberTimeout = 5 * time.Second
 	// handOverTimeout bounds the search for a successor at a stop.
@@ -55,17 +58,19 @@ func (m *MetaGroup) lead(in *metaInstance) {
 	changed := make(chan struct{}, 1)
 	defer m.Watch(changed)()
 	defer m.config.Mux.WatchPeers(changed)()
-	tick := time.NewTicker(leaderInterval)
-	defer tick.Stop()
 	for in.leads() {
 		if err := m.leadOnce(in, term); err != nil {
 			m.logger.Debug("metadata leader", "term", term, "err", err)
+		}
+		interval := leaderInterval
+		if m.View().Founders() > 0 {
+			interval = foundingInterval
 		}
 		select {
 		case <-in.stopped:
 			return
 		case <-changed:
-		case <-tick.C:
+		case <-time.After(interval):
 		}
 	}
 }
