@@ -95,6 +95,7 @@ type Host struct {
 	cancel    context.CancelFunc
 	stop      chan struct{}
 	workers   sync.WaitGroup
+	unsound   atomic.Bool // fatal was called
 	fatalOnce sync.Once
 	closeOnce sync.Once
 }
@@ -165,6 +166,7 @@ func orDefault[T int | int64](n, otherwise T) T {
 
 // fatal reports the first error after which nothing may be acknowledged any more.
 func (h *Host) fatal(err error) {
+	h.unsound.Store(true)
 	h.fatalOnce.Do(func() {
 		h.logger.Error("storage failed: the broker stops", "err", err)
 		h.config.Fatal(err)
@@ -327,8 +329,10 @@ func (h *Host) close(clean bool) (err error) {
 		errs := parallel(partitions, func(p *Partition) error { return p.Close() })
 		err = errors.Join(errors.Join(errs...), h.closeParts())
 		// The last durable thing: what was written behind the mark, or failed there,
-		// would count as stopped cleanly.
-		if clean && err == nil && (h.recovered() || h.node.CleanStop()) {
+		// would count as stopped cleanly. Nor is it clean where storage failed and the
+		// stop was faster: the next start must not believe what it finds in the page
+		// cache.
+		if clean && err == nil && !h.unsound.Load() && (h.recovered() || h.node.CleanStop()) {
 			err = h.node.MarkClean()
 		}
 		err = errors.Join(err, h.closeNode())

@@ -387,6 +387,33 @@ func TestDeletedTopicLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestNoCleanStopAfterAFailure: a graceful stop that is faster than the end of the
+// process, after a sync of the metadata store failed. Taken for clean, the next start
+// would believe what it finds in the page cache.
+func TestNoCleanStopAfterAFailure(t *testing.T) {
+	c := newHosts(t, 1)
+	n := c.nodes[0]
+	c.ready()
+	n.fs.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "/metadata"})
+	ctx, cancel := context.WithCancel(t.Context())
+	changed := make(chan struct{})
+	go func() {
+		defer close(changed)
+		_, _, _ = n.host.Meta().Change(ctx, &metadata.AllocateProducerIDs{Node: 1, Count: 10})
+	}()
+	eventually(t, "the failure to be told", func() bool { return n.host.unsound.Load() })
+	cancel()
+	<-changed
+	_ = n.host.Shutdown(t.Context())
+	n.host = nil
+	node, err := openNode(n.fs.Mount(), "/data", 1, "boot")
+	must(t, err)
+	if node.CleanStop() {
+		t.Error("the stop counts as clean")
+	}
+	must(t, node.Close())
+}
+
 // TestCleanStopMarkComesLast: what is written behind the mark and lost in a power cut,
 // or fails there, would be taken for what a graceful stop had on the disk.
 func TestCleanStopMarkComesLast(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,19 +142,17 @@ func (m *MetaGroup) openStores() (MetaStores, error) {
 	return stores, nil
 }
 
-// rewriteFiles replaces the files of a folder by copies of themselves. The process
+// rewriteFiles makes the files of a folder durable as they can be read. The process
 // before may have ended because a sync of one failed, and then what it holds is only
 // in the page cache, where neither raft nor bbolt can tell it from what is stored:
 // a vote or an entry that this node vouches for would be gone after a power cut.
+// (bbolt syncs the pages of a transaction before it writes the one that names them.)
 func rewriteFiles(fsys vfs.FS, dir string) error {
 	names, err := fsys.List(dir)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if strings.HasSuffix(name, vfs.TempSuffix) {
-			continue // of an earlier attempt, which the next removes
-		}
 		name = filepath.Join(dir, name)
 		info, err := fsys.Stat(name)
 		if err == nil && info.Mode().IsRegular() {

@@ -54,7 +54,7 @@ func crashDuringWriteFile(t *testing.T, call int, fires, after bool, seed int64)
 
 // TestRewriteMakesDurableWhatAFailedSyncLeft: the content that another process
 // wrote and could not sync reads well, and is lost in a crash unless it is
-// rewritten. A crash during that leaves what can be read before or after it.
+// rewritten. A crash during that leaves a file that can be rewritten again.
 func TestRewriteMakesDurableWhatAFailedSyncLeft(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // several pieces
 	for call := 1; call <= 10; call++ {
