@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 const (
@@ -28,8 +29,20 @@ type osFile struct{ file *os.File }
 
 // Create makes a new file; see FS.
 func (osFS) Create(name string) (File, error) {
-	return openFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	file, err := openFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		err = lackError{err}
+	}
+	return file, err
 }
+
+// lackError is a lack of descriptors where a file was to be made: as with a lack of
+// space nothing was changed, and it passes, so that callers need not know it. It is
+// not said of other calls, which may come after a change.
+type lackError struct{ error }
+
+func (e lackError) Is(target error) bool { return target == ErrNoSpace }
+func (e lackError) Unwrap() error        { return e.error }
 
 // Open opens a file for reading and writing; see FS.
 func (osFS) Open(name string) (File, error) { return openFile(name, os.O_RDWR) }

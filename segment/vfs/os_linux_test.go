@@ -46,3 +46,27 @@ func TestPreallocateReserves(t *testing.T) {
 		t.Errorf("%d bytes, %d allocated", stat.Size, stat.Blocks*512)
 	}
 }
+
+// TestCreateWithoutDescriptors: nothing was made, and it passes, as with a lack of
+// space. Other calls may come after a change; there it is an error like any other.
+func TestCreateWithoutDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, createErr := vfs.OS().Create(dir + "/a")
+	syncErr := vfs.OS().SyncDir(dir)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(createErr, vfs.ErrNoSpace) || !errors.Is(createErr, unix.EMFILE) {
+		t.Errorf("Create: %v", createErr)
+	}
+	if errors.Is(syncErr, vfs.ErrNoSpace) || !errors.Is(syncErr, unix.EMFILE) {
+		t.Errorf("SyncDir: %v", syncErr)
+	}
+}
