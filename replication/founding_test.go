@@ -218,6 +218,26 @@ func TestFoundingLastsUntilAllHaveJoined(t *testing.T) {
 	nodes[1].create("later")
 }
 
+// TestFounderWipedDuringTheFounding: the second founder loses its disk before the third
+// is there. It comes back as another incarnation, and the cluster is founded.
+func TestFounderWipedDuringTheFounding(t *testing.T) {
+	net := newMetaNet(t)
+	nodes := net.founders(3)
+	stop := nodes[2].emptyBroker()
+	nodes[0].start()
+	nodes[1].start()
+	net.settled()
+	nodes[1].kill().wipe()
+	nodes[1].start()
+	stop()
+	nodes[2].start()
+	for _, n := range nodes {
+		n.serves()
+		n.founding("")
+	}
+	nodes[1].create("kept")
+}
+
 // TestDoWithoutAFounderThatNeverJoined: any broker may be told, also one that is a
 // member already.
 func TestDoWithoutAFounderThatNeverJoined(t *testing.T) {

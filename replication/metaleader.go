@@ -257,7 +257,7 @@ func (g *groupMembers) removal(voters []raft.ServerID) *memberStep {
 }
 
 func (g *groupMembers) promotion(voters []raft.ServerID) *memberStep {
-	if len(voters) >= maxVoters {
+	if len(voters) >= maxVoters || len(voters) == 1 && g.view.Founders() > 2 && g.waiting() < 2 {
 		return nil
 	}
 	for _, s := range g.servers {
@@ -270,6 +270,19 @@ func (g *groupMembers) promotion(voters []raft.ServerID) *memberStep {
 		}}
 	}
 	return nil
+}
+
+// waiting counts the members that could be given a vote. While a cluster of three or
+// more is founded the second voter waits for the third: two voters have no quorum
+// without each other, so a disk that is wiped in that moment would end the founding.
+func (g *groupMembers) waiting() int {
+	count := 0
+	for _, s := range g.servers {
+		if s.Suffrage != raft.Voter && g.registered(s.ID) && g.caughtUp(s.ID) {
+			count++
+		}
+	}
+	return count
 }
 
 // brokerID is a broker as a member of the metadata group, which is its incarnation.
