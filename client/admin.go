@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -140,12 +141,24 @@ func (a *Admin) Ensure(ctx context.Context, spec TopicSpec) (created bool, diffe
 		return false, nil, err
 	}
 	for key, want := range spec.Configs {
-		if have[key] != want {
+		if have[key] != want && !surpassed(key, want, have[key]) {
 			differences = append(differences, Difference{key, want, have[key]})
 		}
 	}
 	slices.SortFunc(differences, func(a, b Difference) int { return strings.Compare(a.What, b.What) })
 	return false, differences, nil
+}
+
+// surpassed reports a min.insync.replicas that was asked for and is below the one in
+// force: a majority of the replicas, which the broker never goes below. The topic is
+// as was asked, and more.
+func surpassed(key, want, inForce string) bool {
+	if key != "min.insync.replicas" {
+		return false
+	}
+	asked, err := strconv.Atoi(want)
+	has, hasErr := strconv.Atoi(inForce)
+	return err == nil && hasErr == nil && asked < has
 }
 
 // List gives all topics, sorted by name; the cluster's own only if asked for.

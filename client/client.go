@@ -116,7 +116,8 @@ func (c *Client) Admin() *Admin { return &Admin{client: c, kadm: kadm.NewClient(
 // each), and closes the connections. Records that have no answer by then get their
 // callback with an error that matches [ErrOutcomeUnknown], as does Close's error;
 // otherwise that is of a subscription's last commit. Every Close returns when the
-// first has ended, with the same error.
+// first has ended, with the same error. It must not be called in a callback of
+// [Client.ProduceAsync], for which it waits.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {

@@ -59,6 +59,9 @@ func (c *Client) Produce(ctx context.Context, records ...*Record) error {
 	if c.isClosed() {
 		return allFailed(records, ErrClosed)
 	}
+	if err := ctx.Err(); err != nil {
+		return allFailed(records, err) // nothing was sent: that is known
+	}
 	begin := time.Now()
 	answers := make(chan answer, len(records)) // room for all: a late one waits for nobody
 	for i, r := range records {
@@ -156,7 +159,8 @@ func (c *Client) failure(err error, topic string, partition int32, begin time.Ti
 // When ctx ends, a record that was not sent yet fails with ctx's error. One that was
 // sent waits for its answer however long that takes, since whether it was written is
 // not known before; done is called at the latest by [Client.Close], then with an
-// error that matches [ErrOutcomeUnknown].
+// error that matches [ErrOutcomeUnknown]. On a client that is closed already done is
+// called before ProduceAsync returns, with [ErrClosed].
 func (c *Client) ProduceAsync(ctx context.Context, record *Record, done func(*Record, error)) {
 	if done == nil {
 		done = func(*Record, error) {}

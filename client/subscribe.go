@@ -63,7 +63,8 @@ func From(p Position) SubscribeOption {
 // Until makes the loop end by itself at this position, resolved when Subscribe
 // is called; default never. With [End] it ends once it has read what was there.
 // In a group each member ends when the partitions it has are read up to there; one
-// that has none ends when the group has committed everything up to there.
+// that has none ends when the group has committed everything up to there, so not
+// before the others commit.
 func Until(p Position) SubscribeOption {
 	return subscribeFunc(func(c *subscribeConfig) { c.until = &p })
 }

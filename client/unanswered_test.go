@@ -131,6 +131,17 @@ func TestProduceEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// TestProduceAfterTheEnd: what was never sent is known not to be written.
+func TestProduceAfterTheEnd(t *testing.T) {
+	c := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := c.Produce(ctx, &client.Record{Topic: topicName(t), Value: []byte("x")})
+	if !errors.Is(err, context.Canceled) || errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("error is %v", err)
+	}
+}
+
 // TestCloseTellsOfUnknownOutcomes: also at a broker that never answers the callback of
 // each record is called, and no Close returns before.
 func TestCloseTellsOfUnknownOutcomes(t *testing.T) {
