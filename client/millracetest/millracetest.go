@@ -39,7 +39,7 @@ const (
 	portTimeout = 5 * time.Second
 	// lowestPort and highestPort (not included) bound the ports of brokers: below
 	// the ephemeral ones of every system.
-	lowestPort, highestPort = 20_000, 32_000
+	lowestPort, highestPort = 26_000, 32_000
 	// portTries bounds how many ports are tried.
 	portTries = 100
 )

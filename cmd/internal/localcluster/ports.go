@@ -13,7 +13,7 @@ import (
 // connection by then, or to a peer that dialled it and met itself.
 const (
 	lowestPort  = 20_000
-	highestPort = 32_000
+	highestPort = 26_000
 	// blockPorts is how many ports are reserved together: the first stands for
 	// the reservation, the others are those of five nodes.
 	blockPorts = 16
