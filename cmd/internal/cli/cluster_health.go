@@ -142,8 +142,9 @@ func (o *clusterHealthOptions) print(out healthOutput) error {
 }
 
 // health looks at every partition, and asks every broker for a sign of life. A
-// broker is down if it does not answer, or if it holds a replica and is not
-// listed.
+// broker is down if the cluster calls it fenced, if it does not answer, or if it holds
+// a replica and is not listed. The metadata of topics list no fenced broker: one
+// without replicas would not be missed there.
 func health(ctx context.Context, c *client.Client) (healthOutput, error) {
 	adm := c.Admin().Kadm()
 	// With authorized operations kadm asks; without it may tell what it knew.
@@ -151,7 +152,16 @@ func health(ctx context.Context, c *client.Client) (healthOutput, error) {
 	if err != nil {
 		return healthOutput{}, fmt.Errorf("describe cluster: %w", client.Typed(err))
 	}
-	down := silentBrokers(ctx, c, m.Brokers)
+	registered, err := describeCluster(ctx, c)
+	if err != nil {
+		return healthOutput{}, err
+	}
+	down := silentBrokers(ctx, c, registered.Brokers)
+	for _, b := range registered.Brokers {
+		if b.IsFenced {
+			down[b.NodeID] = struct{}{}
+		}
+	}
 	out := healthOutput{BrokersDown: []int32{}}
 	m.Topics.EachPartition(func(p kadm.PartitionDetail) {
 		if p.Leader < 0 {
@@ -174,8 +184,9 @@ func health(ctx context.Context, c *client.Client) (healthOutput, error) {
 	return out, nil
 }
 
-// silentBrokers are the listed brokers that do not answer.
-func silentBrokers(ctx context.Context, c *client.Client, brokers kadm.BrokerDetails) map[int32]struct{} {
+// silentBrokers are the registered brokers that do not answer, or that the metadata
+// do not list, so that the client does not know where to ask.
+func silentBrokers(ctx context.Context, c *client.Client, brokers []kmsg.DescribeClusterResponseBroker) map[int32]struct{} {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	var mu sync.Mutex

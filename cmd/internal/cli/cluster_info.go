@@ -9,7 +9,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace/millrace/client"
 )
@@ -42,12 +43,12 @@ func newClusterInfoCmd(a *app) *cobra.Command {
 }
 
 func (o *clusterInfoOptions) run(ctx context.Context, c *client.Client) error {
-	m, err := c.Admin().Kadm().BrokerMetadata(ctx)
+	d, err := describeCluster(ctx, c)
 	if err != nil {
-		return fmt.Errorf("describe cluster: %w", client.Typed(err))
+		return err
 	}
-	out := clusterInfoOutput{ClusterID: m.Cluster, Controller: m.Controller, Brokers: []brokerOutput{}}
-	for _, b := range m.Brokers {
+	out := clusterInfoOutput{ClusterID: d.ClusterID, Controller: d.ControllerID, Brokers: []brokerOutput{}}
+	for _, b := range d.Brokers {
 		out.Brokers = append(out.Brokers, toBroker(b))
 	}
 	slices.SortFunc(out.Brokers, func(a, b brokerOutput) int { return int(a.Node - b.Node) })
@@ -61,7 +62,22 @@ func (o *clusterInfoOptions) run(ctx context.Context, c *client.Client) error {
 	})
 }
 
-func toBroker(b kadm.BrokerDetail) brokerOutput {
+// describeCluster asks for all registered brokers, also for those that are fenced
+// because they are down (KIP-1073).
+func describeCluster(ctx context.Context, c *client.Client) (*kmsg.DescribeClusterResponse, error) {
+	request := kmsg.NewPtrDescribeClusterRequest()
+	request.IncludeFencedBrokers = true
+	d, err := request.RequestWith(ctx, c.Kgo())
+	if err == nil {
+		err = kerr.ErrorForCode(d.ErrorCode)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe cluster: %w", client.Typed(err))
+	}
+	return d, nil
+}
+
+func toBroker(b kmsg.DescribeClusterResponseBroker) brokerOutput {
 	out := brokerOutput{Node: b.NodeID, Kafka: net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))}
 	if b.Rack != nil {
 		out.Rack = *b.Rack

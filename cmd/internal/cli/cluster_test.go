@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/millrace/millrace/client"
 	"github.com/millrace/millrace/client/millracetest"
 )
@@ -58,6 +60,47 @@ func TestHealthOfASickCluster(t *testing.T) {
 	cluster.Restart(2)
 	if o := do("cluster", "health", "--exit-when-healthy", "--timeout", "30s", "--format", "json"); o.code != 0 || !strings.Contains(o.out, `"brokers_down": []`) {
 		t.Errorf("after the restart: exit %d\n%s%s", o.code, o.out, o.err)
+	}
+}
+
+// TestHealthWithoutReplicas: a killed broker that holds no replica is missed too, and
+// info still lists it.
+func TestHealthWithoutReplicas(t *testing.T) {
+	cluster := millracetest.Start(t, millracetest.Nodes(3))
+	environ := []string{"MILLRACE_BROKERS=" + strings.Join(cluster.Addrs()[:2], ",")}
+	do := func(args ...string) outcome {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		return runIn(t, ctx, environ, "", args...)
+	}
+	if o := do("cluster", "health", "--exit-when-healthy", "--timeout", "30s"); o.code != 0 {
+		t.Fatalf("exit %d\n%s%s", o.code, o.out, o.err)
+	}
+	cluster.Kill(3)
+	// Each survivor lists it for a while, and then it is found silent.
+	c, err := client.Open(t.Context(), cluster.Addrs()[:2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for survivor := 1; survivor <= 2; survivor++ {
+		pollUntil(t, func() bool {
+			m, err := c.Kgo().Broker(survivor).Request(t.Context(), kmsg.NewPtrMetadataRequest())
+			return err == nil && len(m.(*kmsg.MetadataResponse).Brokers) == 2
+		})
+	}
+	o := do("cluster", "health", "--format", "json")
+	var sick healthOutput
+	if err := json.Unmarshal([]byte(o.out), &sick); err != nil {
+		t.Fatal(err)
+	}
+	if o.code != exitError || sick.Healthy || !slices.Equal(sick.BrokersDown, []int32{3}) {
+		t.Errorf("exit %d, health is %+v", o.code, sick)
+	}
+	var info clusterInfoOutput
+	if err := json.Unmarshal([]byte(do("cluster", "info", "--format", "json").out), &info); err != nil || len(info.Brokers) != 3 {
+		t.Errorf("info is %+v, %v", info, err)
 	}
 }
 
