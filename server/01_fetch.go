@@ -37,6 +37,7 @@ type fetching struct {
 	bytes   int64 // record bytes in results
 	failed  bool  // a partition is answered with an error
 	held    int64 // taken from the node's budget for inflated batches
+	short   bool  // has waited for memory in vain, and does not wait again
 }
 
 // fetchPartition is a partition that a client wants, as named by a request or

@@ -68,7 +68,8 @@ const (
 	inflateRatio = 8
 	// minInflateRoom is the least room for an inflated batch.
 	minInflateRoom = 64 << 10
-	// inflateWait is how long a fetch waits for memory before its answer is empty.
+	// inflateWait is how long a fetch waits for memory before its answer is empty;
+	// once, however many partitions it names and however often it looks at them.
 	inflateWait = time.Second
 )
 
@@ -184,15 +185,17 @@ func (f *fetching) addBatch(ctx context.Context, result *fetchResult, s *topicSe
 }
 
 // reserve takes memory for a batch. With something in the answer already, or held,
-// it does not wait for it; nor for ever otherwise, because requests that came after
-// this one on its connection may hold the memory until this one is answered.
+// it does not wait for it, nor after it has waited in vain; nor for ever otherwise,
+// because requests that came after this one on its connection may hold the memory
+// until this one is answered.
 func (f *fetching) reserve(ctx context.Context, size int64, started bool) (int64, bool) {
-	if started || f.held > 0 {
+	if started || f.held > 0 || f.short {
 		return size, f.node.budget.tryTake(size)
 	}
 	ctx, cancel := context.WithTimeout(ctx, inflateWait)
 	defer cancel()
 	taken, err := f.node.budget.take(ctx, size)
+	f.short = err != nil
 	return taken, err == nil
 }
 

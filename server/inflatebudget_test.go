@@ -3,8 +3,11 @@ package server
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -120,4 +123,42 @@ func TestMixedBatchesAreInflatedInOrder(t *testing.T) {
 			rest = rest[h.FrameSize():]
 		}
 	}
+}
+
+// A fetch that finds no memory waits for it once, not for each of its partitions
+// and not each time it looks at them again.
+func TestFetchWaitsForMemoryOnce(t *testing.T) {
+	stored, _, err := segment.Compress(bigBatch(), segment.CodecZstd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		settings, err := newBrokerSettings(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newFakeCluster(t, 1)
+		n := &testNode{node: newNode(c, settings, slog.New(slog.DiscardHandler)), cluster: c} // without a listener, whose goroutines hold the fake clock
+		n.stopping = t.Context()
+		topic := n.topic(t, "t", 4, nil)
+		for i := range int32(4) {
+			c.partition("t", i).fill(stored)
+		}
+		all, err := n.budget.take(t.Context(), settings.requestMemory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := fetchRequest(12, fetchTopicOf("t", topic.ID, 0, 1, 2, 3))
+		body.MaxWaitMillis = 100
+		f := &fetching{node: n.node, body: body, client: &client{}, wanted: requested(body)}
+		begin := time.Now()
+		if err := f.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took != inflateWait+100*time.Millisecond || f.bytes != 0 {
+			t.Errorf("%d bytes after %v, want none after one wait for memory and max_wait", f.bytes, took)
+		}
+		f.release()
+		n.budget.give(all)
+	})
 }
