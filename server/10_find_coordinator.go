@@ -71,6 +71,9 @@ func coordinatorOf(ctx context.Context, n *node, c *client, kind int8, key strin
 	}
 	topic, failure := n.creating.offsets(ctx, n)
 	if failure != nil {
+		if ctx.Err() == nil { // else: the client has gone, or the broker stops
+			n.creating.warn(n, failure)
+		}
 		return address{}, fail(kerr.CoordinatorNotAvailable, failure.message)
 	}
 	number := groups.PartitionFor(key, int32(len(topic.Partitions)))

@@ -34,6 +34,9 @@ const (
 	leadersWait = 5 * time.Second
 	// automaticWait bounds a creation that a client did not ask for by itself.
 	automaticWait = 10 * time.Second
+	// offsetsWarning is the time between two warnings that __consumer_offsets
+	// cannot be created: every client of every group asks several times a second.
+	offsetsWarning = 10 * time.Second
 )
 
 // internalTopic reports a name that is the system's own.
@@ -46,6 +49,7 @@ type topicSpec struct {
 	factor     int16
 	assignment [][]metadata.NodeID // instead of both, by partition
 	configs    map[string]string
+	needed     bool // by the broker itself, which cannot do without
 }
 
 // plan checks a topic against the cluster and places its replicas.
@@ -70,8 +74,12 @@ func (n *node) plan(view *metadata.View, spec *topicSpec) (*metadata.CreateTopic
 	if failure != nil {
 		return nil, failure
 	}
-	if failure := n.checkFiles(view, placed); failure != nil {
-		return nil, failure
+	// Where topics have used the descriptors up, groups still have to work: their
+	// topic, of few partitions, takes from what is reserved.
+	if !spec.needed {
+		if failure := n.checkFiles(view, placed); failure != nil {
+			return nil, failure
+		}
 	}
 	cmd := &metadata.CreateTopic{Name: spec.name, ID: segment.NewTopicID(), Configs: spec.configs, Internal: internalTopic(spec.name)}
 	for _, nodes := range placed {
@@ -192,6 +200,8 @@ func (n *node) awaitLeaders(ctx context.Context, t *metadata.Topic) {
 type creations struct {
 	mu    sync.Mutex
 	under map[string]chan struct{} // closed when the creation of that name is over
+	// warned is when it was last logged that there is no __consumer_offsets.
+	warned time.Time
 }
 
 func newCreations() *creations { return &creations{under: map[string]chan struct{}{}} }
@@ -206,8 +216,24 @@ func (c *creations) offsets(ctx context.Context, n *node) (*metadata.Topic, *fai
 	if t, ok := n.cluster.View().TopicNamed(offsetsTopic); ok {
 		return t, nil
 	}
-	return c.once(ctx, n, &topicSpec{name: offsetsTopic, partitions: n.settings.offsetPartitions, factor: n.settings.offsetReplicas,
+	return c.once(ctx, n, &topicSpec{name: offsetsTopic, partitions: n.settings.offsetPartitions, factor: n.settings.offsetReplicas, needed: true,
 		configs: map[string]string{"cleanup.policy": "compact", "compression.type": "producer", "segment.bytes": "104857600"}})
+}
+
+// warn logs, now and then, why __consumer_offsets cannot be created: most clients
+// show nothing of the answer and ask for their coordinator for ever.
+func (c *creations) warn(n *node, failure *failure) {
+	now := n.now()
+	c.mu.Lock()
+	due := c.warned.IsZero() || now.Sub(c.warned) >= offsetsWarning
+	if due {
+		c.warned = now
+	}
+	c.mu.Unlock()
+	if due {
+		n.logger.Warn("no consumer group can be served, since their topic cannot be created", "topic", offsetsTopic,
+			"err", failure)
+	}
 }
 
 // once creates a topic unless it exists, and waits for a creation under way.

@@ -1,8 +1,11 @@
 package server
 
 import (
+	"bytes"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -53,5 +56,46 @@ func TestCreationsLeaveDescriptors(t *testing.T) {
 	n.fileLimit = 64
 	if _, failure := n.creating.automatic(t.Context(), n.node, "automatic"); failure == nil || failure.code != kerr.InvalidPartitions.Code {
 		t.Errorf("automatic: %v", failure)
+	}
+}
+
+// Groups work on a broker whose descriptors topics have used up, and only what the
+// broker itself creates may go beyond.
+func TestGroupsNeedNoSpareDescriptors(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.fileLimit = 64 // 16 replicas
+	n.topic(t, "all", 16, nil)
+	if got := n.call(t, createRequest(offsetsTopic, 1000, 1)).(*kmsg.CreateTopicsResponse).Topics[0]; got.ErrorCode != kerr.InvalidPartitions.Code {
+		t.Errorf("made by a client: code %d", got.ErrorCode)
+	}
+	req := kmsg.NewPtrFindCoordinatorRequest()
+	req.CoordinatorKey = "g"
+	if got := n.call(t, req).(*kmsg.FindCoordinatorResponse); got.ErrorCode != 0 || got.NodeID != 1 {
+		t.Errorf("code %d: %s", got.ErrorCode, strOf(got.ErrorMessage))
+	}
+}
+
+// Why there are no groups stands in the log, and does not fill it.
+func TestGroupsWithoutTopicAreLogged(t *testing.T) {
+	n := newTestNode(t, 1, map[string]string{"offsets.topic.replication.factor": "3"})
+	var log bytes.Buffer
+	n.logger = slog.New(slog.NewTextHandler(&log, nil))
+	now := time.Unix(1_000_000, 0)
+	n.now = func() time.Time { return now }
+	ask := func() {
+		t.Helper()
+		if _, failure := coordinatorOf(t.Context(), n.node, &client{}, groupCoordinator, "g"); failure == nil || failure.code != kerr.CoordinatorNotAvailable.Code {
+			t.Fatalf("%v", failure)
+		}
+	}
+	for want := range 3 {
+		for range 5 {
+			ask()
+		}
+		got := strings.Count(log.String(), "level=WARN")
+		if got != want+1 || !strings.Contains(log.String(), "3 replicas of each partition; the cluster has 1 brokers") {
+			t.Errorf("%d warnings, want %d:\n%s", got, want+1, log.String())
+		}
+		now = now.Add(offsetsWarning)
 	}
 }
