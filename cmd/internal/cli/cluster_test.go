@@ -201,6 +201,9 @@ func TestWhyNothingIsTaken(t *testing.T) {
 					t.Errorf("%q is not said:\n%s", part, o.err)
 				}
 			}
+			if strings.Contains(o.err, "unknown") {
+				t.Errorf("what was refused has an outcome:\n%s", o.err)
+			}
 		})
 	}
 }

@@ -87,7 +87,7 @@ func (o *produceOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	p := production{client: c, limit: o.app.timeout + stallGrace}
+	p := production{client: c, limit: o.app.timeout}
 	err = p.all(ctx, func() (*client.Record, error) {
 		r, err := read()
 		if err != nil {
@@ -109,14 +109,12 @@ func (o *produceOptions) run(ctx context.Context) error {
 }
 
 // open connects, and says what is wrong before anything is read: the protocol's own
-// answer to a wrong name takes seconds of retries.
+// answer to a wrong name takes seconds of retries. The client has no limit of its own
+// for a record: it would count from the record's timestamp, which may be years old.
 func (o *produceOptions) open(ctx context.Context) (*client.Client, error) {
 	options := []client.Option{
 		client.WithCompression(client.Codec(o.codec)),
-		client.WithKgo(
-			kgo.RecordDeliveryTimeout(o.app.timeout),
-			kgo.RetryBackoffFn(func(int) time.Duration { return retryPause }),
-		),
+		client.WithKgo(kgo.RetryBackoffFn(func(int) time.Duration { return retryPause })),
 	}
 	if o.partition >= 0 {
 		options = append(options, client.WithKgo(kgo.RecordPartitioner(kgo.ManualPartitioner())))

@@ -16,8 +16,8 @@ const (
 	// signalGrace bounds how long what was read before a signal may take to be
 	// acknowledged.
 	signalGrace = 2 * time.Second
-	// stallGrace is the time after --timeout in which the client tells by itself
-	// which records were refused until then, and why.
+	// stallGrace is the time after giving up in which the client tells by itself
+	// which records were not sent or were refused until then, and why.
 	stallGrace = time.Second
 	// retryPause is the pause between two tries of a batch: longer ones would make
 	// the client see too late that time is up.
@@ -190,8 +190,15 @@ func cause(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// abandon closes the connections, so that the callback of every record is called.
+// abandon has the callback of every record called. The contexts of the records have
+// ended: those that can fail for certain do so at their next try, and only what then
+// still waits for an answer loses its connection.
 func (p *production) abandon() {
+	definite, cancel := context.WithTimeout(context.Background(), stallGrace)
+	defer cancel()
+	if p.client.Flush(definite) == nil {
+		return
+	}
 	p.client.Kgo().Close()
 	told, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -78,6 +78,19 @@ func TestStalledBeforeSending(t *testing.T) {
 	}
 }
 
+// TestOldTimestamp: --timeout counts from now and not from the time of the record.
+func TestOldTimestamp(t *testing.T) {
+	must(t, "", "topic", "create", "old", "-p", "1", "-c", "retention.ms=-1")
+	defer must(t, "", "topic", "delete", "old", "-y")
+	const stamp = `"timestamp":"2020-01-02T03:04:05Z"`
+	if o := run(t, `{`+stamp+`,"value":"x"}`+"\n", "produce", "old", "-f", "json"); o.code != 0 || o.err != "produced 1 records\n" {
+		t.Fatalf("exit %d\n%s", o.code, o.err)
+	}
+	if got := must(t, "", "consume", "old", "-e", "-f", "json"); !strings.Contains(got, stamp) {
+		t.Errorf("consumed:\n%s", got)
+	}
+}
+
 // TestSignalWhileReading: a producer that waits for input ends at the first signal,
 // and what it read is acknowledged and counted.
 func TestSignalWhileReading(t *testing.T) {
