@@ -186,7 +186,9 @@ const minInSyncKey = "min.insync.replicas"
 
 // shown resolves a topic key as it holds for a topic with that many replicas: fewer
 // than the majority of them never hold an acknowledged record, so a lower
-// min.insync.replicas has no effect. It is then named behind the majority.
+// min.insync.replicas has no effect. That of a broker is then named behind the
+// majority. That of the topic stays the source, so that tools which compare find
+// their key, and stays first in the chain as it was set; only the value differs.
 func shown(key *configKey, configs map[string]string, replicas int, broker *brokerSettings) setting {
 	s := effective(key, configs, broker)
 	if key.name != minInSyncKey {
@@ -195,6 +197,10 @@ func shown(key *configKey, configs map[string]string, replicas int, broker *brok
 	majority, last := replicas/2+1, len(s.chain)-1
 	s.chain[last].value = strconv.Itoa(majority)
 	if n, err := strconv.Atoi(s.value); last == 0 || err != nil || n < majority {
+		if s.source == kmsg.ConfigSourceDynamicTopicConfig {
+			s.value = s.chain[last].value
+			return s
+		}
 		s.chain = append([]link{s.chain[last]}, s.chain[:last]...)
 	}
 	s.value, s.source = s.chain[0].value, s.chain[0].source

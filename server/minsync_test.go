@@ -23,12 +23,12 @@ func TestEffectiveMinInSync(t *testing.T) {
 		{1, "", "", row{"1", fallback, "1"}},
 		{3, "", "", row{"2", fallback, "2"}},
 		{5, "", "", row{"3", fallback, "3"}},
-		{3, "", "1", row{"2", fallback, "2 1"}},
+		{3, "", "1", row{"2", own, "1 2"}},
 		{3, "", "2", row{"2", own, "2 2"}},
 		{3, "", "3", row{"3", own, "3 2"}},
 		{3, "1", "", row{"2", fallback, "2 1"}},
 		{3, "3", "", row{"3", static, "3 2"}},
-		{3, "3", "1", row{"2", fallback, "2 1 3"}},
+		{3, "3", "1", row{"2", own, "1 3 2"}},
 		{3, "2", "3", row{"3", own, "3 2 2"}},
 	} {
 		settings, configs := map[string]string{}, map[string]string{}
