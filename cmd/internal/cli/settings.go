@@ -23,6 +23,10 @@ const envPrefix = "MILLRACE_"
 // configurations contain dots, so it is no dot.
 const levels = "\x1f"
 
+// questions are the flags that are no settings: MILLRACE_VERSION is a likely name for
+// the version that somebody wants to deploy.
+var questions = []string{"help", "version"}
+
 // settings are the layers under the command line, the strongest first.
 type settings struct{ layers []layer }
 
@@ -63,7 +67,7 @@ func (a *app) loadSettings(cmd *cobra.Command) (*settings, error) {
 func (s *settings) apply(cmd *cobra.Command) error {
 	var fault error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if fault != nil {
+		if fault != nil || slices.Contains(questions, f.Name) {
 			return
 		}
 		several, isPairs := f.Value.(*pairs)
@@ -179,7 +183,9 @@ func flagsOfAll(root *cobra.Command) []string {
 			names[f] = struct{}{}
 		}
 	}
-	delete(names, "help")
+	for _, question := range questions {
+		delete(names, question)
+	}
 	delete(names, "config")
 	return slices.Sorted(maps.Keys(names))
 }

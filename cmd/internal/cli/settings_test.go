@@ -118,6 +118,29 @@ func TestFaultySettings(t *testing.T) {
 	}
 }
 
+// TestQuestionsAreNoSettings: --help and --version ask for something once; neither the
+// environment nor the file answers for them.
+func TestQuestionsAreNoSettings(t *testing.T) {
+	environ := []string{"MILLRACE_VERSION=0.1", "MILLRACE_HELP=always"}
+	for _, args := range [][]string{nil, {"version"}, {"topic"}} {
+		if o := runIn(t, t.Context(), environ, "", args...); o.code != 0 || o.err != "" {
+			t.Errorf("millrace %s: exit %d\n%s", strings.Join(args, " "), o.code, o.err)
+		}
+	}
+	for _, key := range []string{"help", "version"} {
+		name := filepath.Join(t.TempDir(), "millrace.yaml")
+		if err := os.WriteFile(name, []byte(key+": true\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"--config", name}, {"version", "--config", name}} {
+			o := runIn(t, t.Context(), nil, "", args...)
+			if o.code != exitUsage || !strings.Contains(o.err, `millrace.yaml:1: unknown key "`+key+`"`) {
+				t.Errorf("millrace %s: exit %d\n%s", strings.Join(args, " "), o.code, o.err)
+			}
+		}
+	}
+}
+
 func TestPairs(t *testing.T) {
 	tests := []struct {
 		texts []string
