@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/client"
@@ -150,6 +151,8 @@ func (a *app) hintFor(err error) string {
 		return advised.hint
 	case errors.Is(err, errDeclined):
 		return "answer y to do it, or add -y"
+	case errors.Is(err, kerr.TransactionalIDAuthorizationFailed): // the broker's way to refuse them to everybody
+		return "transactions are not available in this version"
 	}
 	hint := client.Hint(err)
 	switch {

@@ -57,6 +57,18 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// TestHintAboutTransactions: no permission would help.
+func TestHintAboutTransactions(t *testing.T) {
+	err := fmt.Errorf("find coordinator: %w", client.Typed(kerr.TransactionalIDAuthorizationFailed))
+	const want = "transactions are not available in this version"
+	if got := (&app{}).hintFor(err); got != want {
+		t.Errorf("hint is %q, want %q", got, want)
+	}
+	if code, _ := classify(err); code != exitDenied {
+		t.Errorf("exit code is %d", code)
+	}
+}
+
 // TestErrorsAreUseful: whatever goes wrong, a script gets a code that says what
 // kind of error it is, and a person gets a hint.
 func TestErrorsAreUseful(t *testing.T) {
