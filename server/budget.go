@@ -101,11 +101,17 @@ func (b *budget) drop(c *claim) {
 	b.grantLocked()
 }
 
-// contended reports whether anybody waits for memory.
-func (b *budget) contended() bool {
+// modestClaim is how much a claim may hold without standing in the way of those who
+// grow: room for a batch of the largest size that topics have by default.
+const modestClaim = 2 << 20
+
+// impedes reports whether others wait for memory because of a claim. Those of take
+// wait for everybody. Those of grow come one after the other beyond the budget, so
+// that only the one that is there and those that hold much keep them.
+func (b *budget) impedes(c *claim) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.waiting.Len() > 0 || b.growing.Len() > 0
+	return b.waiting.Len() > 0 || b.growing.Len() > 0 && (b.over == c || c.bytes > modestClaim)
 }
 
 // take waits for n bytes. More than the whole budget counts as the whole budget,

@@ -27,7 +27,7 @@ const (
 	// byte a second is dropped, and one that stops does not keep its memory.
 	frameTimeout = 30 * time.Second
 	// frameStall is how long the next eagerFrame bytes may take while others wait
-	// for memory.
+	// for memory because of them.
 	frameStall = 3 * time.Second
 	// readBuffer is the buffer of a connection's reader: small requests come
 	// several to a read; large ones bypass it.
@@ -243,7 +243,7 @@ func (c *conn) awaitFrame(reader *bufio.Reader, idle time.Duration) error {
 
 // readBody reads and decodes what follows the length.
 func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
-	fill := func(p []byte) error { return c.fill(reader, p) }
+	fill := func(p []byte) error { return c.fill(reader, p, &next.charge) }
 	frame, err := readFrame(size, fill, func(n int) error { return c.node.budget.grow(c.ctx, &next.charge, int64(n)) })
 	if err != nil {
 		return err
@@ -261,8 +261,10 @@ func (c *conn) readBody(reader *bufio.Reader, size int, next *call) error {
 }
 
 // fill reads one piece of a request. It has frameTimeout to arrive; a client that
-// stops, or trickles, gives way to those who wait for the memory that it holds.
-func (c *conn) fill(reader *bufio.Reader, p []byte) error {
+// stops, or trickles, gives way to those who wait for the memory that it holds; not
+// with a batch of ordinary size, for which a thin line needs its time, to those who
+// send something large.
+func (c *conn) fill(reader *bufio.Reader, p []byte, held *claim) error {
 	for end := time.Now().Add(frameTimeout); ; {
 		left := time.Until(end)
 		if left <= 0 {
@@ -278,7 +280,7 @@ func (c *conn) fill(reader *bufio.Reader, p []byte) error {
 			return nil
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return c.readError(err)
-		case n < eagerFrame && left > frameStall && c.node.budget.contended():
+		case n < eagerFrame && left > frameStall && c.node.budget.impedes(held):
 			return c.readError(errStalled)
 		}
 	}

@@ -473,6 +473,13 @@ func (n *testNode) call(t testing.TB, req kmsg.Request) kmsg.Response {
 	return c.request(t, req)
 }
 
+// contended reports whether anybody waits for memory.
+func (b *budget) contended() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waiting.Len() > 0 || b.growing.Len() > 0
+}
+
 // eventually polls until the condition holds.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()

@@ -1,12 +1,15 @@
 package server
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -294,6 +297,78 @@ func TestSlowRequestIsReadWhileThereIsMemory(t *testing.T) {
 	if id, _ := c.receive(t); id != 1 {
 		t.Fatalf("answer to request %d", id)
 	}
+}
+
+// A slow client with a batch of ordinary size has its time too while others wait
+// with something large: they get past it.
+func TestSlowRequestIsReadWhileLargeOnesGrow(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.topic(t, "t", 1, nil)
+	c := dial(t, n.addr)
+	defer c.close()
+	whole := frame(1, produceRequest("t", 0, segment.Build([]segment.Record{{Value: noise(1_000_000)}}, segment.BuildOptions{})))
+	c.write(t, whole[:8*eagerFrame+100])
+	eventually(t, "the rest of the batch is awaited", func() bool { return n.budget.inUse() > 8*eagerFrame })
+	var half, over, third claim // the last waits until the one before it is done
+	var waiter sync.WaitGroup
+	for _, large := range []*claim{&half, &over, &third} {
+		waiter.Go(func() {
+			if err := n.budget.grow(t.Context(), large, n.settings.requestMemory/2-(2<<20)); err != nil {
+				t.Error(err)
+			}
+		})
+		if large != &third {
+			waiter.Wait()
+		}
+	}
+	eventually(t, "somebody waits to grow", n.budget.contended)
+	<-time.After(frameStall + frameStall/4)
+	if !n.budget.contended() {
+		t.Error("nobody waits any more")
+	}
+	c.write(t, whole[8*eagerFrame+100:])
+	if id, _ := c.receive(t); id != 1 {
+		t.Errorf("answer to request %d", id)
+	}
+	n.budget.drop(&half)
+	n.budget.drop(&over)
+	waiter.Wait()
+	n.budget.drop(&third)
+}
+
+// Who keeps others from the memory gives way to them: everybody to those who hold
+// nothing, the one beyond the budget and who holds much to those who grow.
+func TestWhoImpedesOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(32 << 20)
+		var small, much, over, waits claim
+		for _, row := range []struct {
+			c *claim
+			n int64
+		}{{&small, modestClaim}, {&much, modestClaim + 1}, {&over, 20 << 20}} {
+			if err := b.grow(t.Context(), row.c, row.n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(state string, want ...bool) {
+			t.Helper()
+			for i, c := range []*claim{&small, &much, &over} {
+				if got := b.impedes(c); got != want[i] {
+					t.Errorf("%s: claim %d impedes others: %v, want %v", state, i, got, want[i])
+				}
+			}
+		}
+		check("nobody waits", false, false, false)
+		ctx, cancel := context.WithCancel(t.Context())
+		go b.grow(ctx, &waits, 1)
+		synctest.Wait()
+		check("one waits to grow", false, true, true)
+		go b.take(ctx, 20<<20)
+		synctest.Wait()
+		check("one waits with nothing", true, true, true)
+		cancel()
+		synctest.Wait()
+	})
 }
 
 // Only a request that carries records may be large, and it is refused for its
