@@ -170,7 +170,7 @@ var kinds = map[int16]kind{
 	kerr.LeaderNotAvailable.Code:                 {nil, hintQuorum, ""},
 	kerr.KafkaStorageError.Code:                  {nil, "a broker's disk is full or damaged; see its log", ""},
 	kerr.CoordinatorNotAvailable.Code:            {nil, hintQuorum, ""},
-	kerr.TransactionalIDAuthorizationFailed.Code: {ErrDenied, hintCredentials, ""},
+	kerr.TransactionalIDAuthorizationFailed.Code: {ErrDenied, "there are no transactions in this version of Millrace", ""},
 }
 
 // Hint says what a person could do about an error of this package; empty if

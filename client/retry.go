@@ -13,18 +13,20 @@ const (
 	// firstPause and longestPause bound the pause between two tries.
 	firstPause   = 20 * time.Millisecond
 	longestPause = 500 * time.Millisecond
+	// spreadLimit is how long a broker may take to hear of a new topic.
+	spreadLimit = 500 * time.Millisecond
 )
 
 // retry asks until the answer is no passing error: a partition may have no leader
-// for a moment, a broker may restart. That a topic is unknown counts as an
-// answer, although a new topic may only be unknown to that broker yet.
+// for a moment, a broker may restart. That a topic is unknown counts as an answer
+// when it is still so after a moment: another broker may have made it just now.
 func retry[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, retryLimit)
 	defer cancel()
-	pause := firstPause
+	begin, pause := time.Now(), firstPause
 	for {
 		answer, err := ask(ctx)
-		if err == nil || !Retryable(err) || errors.Is(err, ErrUnknownTopic) {
+		if err == nil || !Retryable(err) || errors.Is(err, ErrUnknownTopic) && time.Since(begin) > spreadLimit {
 			return answer, err
 		}
 		select {
