@@ -26,9 +26,13 @@ func TestGroupListWithABrokerDown(t *testing.T) {
 			t.Fatal(o.err)
 		}
 	}
-	found := cluster.Client().Admin().Kadm().FindGroupCoordinators(t.Context(), "g")["g"]
-	if found.Err != nil {
-		t.Fatal(found.Err)
+	admin := cluster.Client().Admin().Kadm()
+	found := admin.FindGroupCoordinators(t.Context(), "g")["g"]
+	for deadline := time.Now().Add(30 * time.Second); found.Err != nil; { // another broker may not have heard of it yet
+		if time.Now().After(deadline) {
+			t.Fatal(found.Err)
+		}
+		found = admin.FindGroupCoordinators(t.Context(), "g")["g"]
 	}
 	cluster.Kill(int(found.NodeID)%3 + 1)
 	begin := time.Now()
