@@ -1,7 +1,9 @@
 package millracetest_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/client"
 	"github.com/millrace/millrace/client/millracetest"
@@ -20,11 +22,7 @@ func testOrders(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	topic, err := c.Admin().Describe(t.Context(), "orders")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster.Kill(int(topic.Partitions[0].Leader))
+	cluster.Kill(leaderOf(t, c, "orders"))
 
 	sub, err := c.Subscribe(t.Context(), client.Topics("orders"), client.Until(client.End()))
 	if err != nil {
@@ -41,6 +39,23 @@ func testOrders(t *testing.T) {
 	}
 	if orders != 1 {
 		t.Errorf("%d orders after the crash, want 1", orders)
+	}
+}
+
+// leaderOf is the broker that leads the topic's first partition. A broker that has not
+// heard yet who does says -1.
+func leaderOf(t *testing.T, c *client.Client, name string) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		topic, err := c.Admin().Describe(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if leader := topic.Partitions[0].Leader; leader > 0 {
+			return int(leader)
+		}
 	}
 }
 

@@ -60,11 +60,7 @@ func TestThreeNodesGoOnWithoutOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	produceAndRead(t, c, "one", 1)
-	topic, err := c.Admin().Describe(t.Context(), "t")
-	if err != nil {
-		t.Fatal(err)
-	}
-	leader := int(topic.Partitions[0].Leader)
+	leader := leaderOf(t, c, "t")
 	cluster.Kill(leader)
 	produceAndRead(t, c, "two", 2)
 	cluster.Restart(leader)
