@@ -41,9 +41,10 @@ import (
 //	4 raft runs; Found is applied; the others are let in.
 //
 // Found also says how many the founders are, which is kept with the name of
-// DATA/metadata until then. While fewer have registered the cluster is being
-// founded (metadata.View.Founding): nobody is ready, and no topic gets fewer
-// replicas for good because its creation came before the second broker.
+// DATA/metadata until then. Until as many have registered and vote the cluster is
+// being founded (metadata.View.Founding): nobody is ready, and no topic gets fewer
+// replicas for good because its creation came before the second broker. Then the
+// leader ends that with a command of its own (endFounding).
 
 // answer is what came back from one address.
 type answer struct {
