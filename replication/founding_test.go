@@ -162,6 +162,19 @@ func (n *metaNode) emptyBroker() (stop func()) {
 	return func() { _ = mux.Close() }
 }
 
+// twoOfThreeFounders founds a cluster whose third broker has an empty disk and never
+// joins; stop ends it.
+func twoOfThreeFounders(t *testing.T) (net *metaNet, nodes []*metaNode, stop func()) {
+	t.Helper()
+	net = newMetaNet(t)
+	nodes = net.founders(3)
+	stop = nodes[2].emptyBroker()
+	nodes[0].start()
+	nodes[1].start()
+	net.settled()
+	return net, nodes, stop
+}
+
 // founding requires that a node comes to see the founding as far as that; an empty
 // text stands for its end, when all registered brokers have a vote.
 func (n *metaNode) founding(want string) {
@@ -178,12 +191,7 @@ func (n *metaNode) founding(want string) {
 // TestFoundingLastsUntilAllHaveJoined: also when the founders that have joined are
 // all started again before the third comes.
 func TestFoundingLastsUntilAllHaveJoined(t *testing.T) {
-	net := newMetaNet(t)
-	nodes := net.founders(3)
-	stop := nodes[2].emptyBroker()
-	nodes[0].start()
-	nodes[1].start()
-	net.settled()
+	net, nodes, stop := twoOfThreeFounders(t)
 	for _, n := range nodes[:2] {
 		n.founding("2 of 3 founding brokers have joined")
 	}
@@ -221,12 +229,7 @@ func TestFoundingLastsUntilAllHaveJoined(t *testing.T) {
 // TestFounderWipedDuringTheFounding: the second founder loses its disk before the third
 // is there. It comes back as another incarnation, and the cluster is founded.
 func TestFounderWipedDuringTheFounding(t *testing.T) {
-	net := newMetaNet(t)
-	nodes := net.founders(3)
-	stop := nodes[2].emptyBroker()
-	nodes[0].start()
-	nodes[1].start()
-	net.settled()
+	_, nodes, stop := twoOfThreeFounders(t)
 	nodes[1].kill().wipe()
 	nodes[1].start()
 	stop()
@@ -241,12 +244,7 @@ func TestFounderWipedDuringTheFounding(t *testing.T) {
 // TestDoWithoutAFounderThatNeverJoined: any broker may be told, also one that is a
 // member already.
 func TestDoWithoutAFounderThatNeverJoined(t *testing.T) {
-	net := newMetaNet(t)
-	nodes := net.founders(3)
-	stop := nodes[2].emptyBroker()
-	nodes[0].start()
-	nodes[1].start()
-	net.settled()
+	_, nodes, stop := twoOfThreeFounders(t)
 	stop()
 	nodes[0].founding("2 of 3 founding brokers have joined")
 	nodes[1].stop()
