@@ -170,7 +170,7 @@ func ExampleSubscription_Records() {
 
 // Committing by hand, here once for several records.
 func ExampleSubscription_Commit() {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := client.Open(ctx, addresses)
 	if err != nil {

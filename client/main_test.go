@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 	}
 	select {
 	case <-broker.Ready():
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		fmt.Fprintln(os.Stderr, "the broker is not ready")
 		return 1
 	}
@@ -57,7 +57,7 @@ func run(m *testing.M) int {
 
 // limited is a context that no test outlives by much.
 func limited(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // testWait bounds every wait of these tests.
-const testWait = 30 * time.Second
+const testWait = time.Minute
 
 // eventually polls until done says so.
 func eventually(t *testing.T, what string, done func() bool) {

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // testConfig is a broker on free ports over a temporary folder.
@@ -49,7 +50,7 @@ func awaitReady(t testing.TB, b *Broker) {
 	t.Helper()
 	select {
 	case <-b.Ready():
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the broker never became ready")
 	}
 }
@@ -65,19 +66,49 @@ func newClient(t testing.TB, brokers []string, options ...kgo.Opt) *kgo.Client {
 	return c
 }
 
+// createTopic1 creates a topic and waits until every broker knows it and a leader
+// of each partition: a broker hears of a topic a moment after the one that made it.
 func createTopic1(t testing.TB, c *kgo.Client, name string, partitions int32, factor int16) {
 	t.Helper()
-	resp, err := kadm.NewClient(c).CreateTopic(t.Context(), partitions, factor, nil, name)
+	admin := kadm.NewClient(c)
+	resp, err := admin.CreateTopic(t.Context(), partitions, factor, nil, name)
 	if err != nil || resp.Err != nil {
 		t.Fatal(err, resp.Err)
 	}
+	brokers, err := admin.ListBrokers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range brokers {
+		eventually(t, fmt.Sprintf("broker %d knows topic %s", b.NodeID, name), func() bool {
+			return knowsTopic(t, c.Broker(int(b.NodeID)), name)
+		})
+	}
+}
+
+// knowsTopic reports whether a broker knows a topic and a leader of each partition.
+func knowsTopic(t testing.TB, b *kgo.Broker, name string) bool {
+	t.Helper()
+	req, topic := kmsg.NewPtrMetadataRequest(), kmsg.NewMetadataRequestTopic()
+	topic.Topic = &name
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range resp.Topics[0].Partitions {
+		if p.ErrorCode != 0 || p.Leader < 0 {
+			return false
+		}
+	}
+	return resp.Topics[0].ErrorCode == 0
 }
 
 // read reads count records from the start of a topic.
 func read(t testing.TB, brokers []string, topic string, count int) []*kgo.Record {
 	t.Helper()
 	c := newClient(t, brokers, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var records []*kgo.Record
 	for len(records) < count {
@@ -160,7 +191,7 @@ func TestGroupOnASingleNode(t *testing.T) {
 	take := func(count int) map[string]bool {
 		c := newClient(t, brokers, kgo.ConsumerGroup("g"), kgo.ConsumeTopics("events"), kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 		defer c.Close()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		got := map[string]bool{}
 		for len(got) < count {

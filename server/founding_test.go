@@ -138,7 +138,7 @@ func TestTopicsOfANewClusterHaveAllReplicas(t *testing.T) {
 	awaitReady(t, nodes[0].broker)
 	client := newClient(t, []string{nodes[0].broker.KafkaAddr()}, kgo.ConsumeTopics("pay"), kgo.ConsumerGroup("g"))
 	createTopic1(t, client, "pay", -1, -1)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := client.ProduceSync(ctx, &kgo.Record{Topic: "pay", Value: []byte("v")}).FirstErr(); err != nil {
 		t.Fatal(err)

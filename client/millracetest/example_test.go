@@ -46,7 +46,7 @@ func testOrders(t *testing.T) {
 // heard yet who does says -1.
 func leaderOf(t *testing.T, c *client.Client, name string) int {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		topic, err := c.Admin().Describe(ctx, name)

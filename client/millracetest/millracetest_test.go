@@ -18,7 +18,7 @@ func TestExample(t *testing.T) { testOrders(t) }
 // produceAndRead writes one record and reads the whole topic.
 func produceAndRead(t *testing.T, c *client.Client, value string, want int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := c.Produce(ctx, &client.Record{Topic: "t", Value: []byte(value)}); err != nil {
 		t.Fatal(err)

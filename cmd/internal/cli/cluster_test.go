@@ -39,7 +39,7 @@ func TestHealthOfASickCluster(t *testing.T) {
 	}
 	cluster.Kill(2)
 	var sick healthOutput
-	for deadline := time.Now().Add(30 * time.Second); !slices.Equal(sick.BrokersDown, []int32{2}) || sick.Leaderless > 0; {
+	for deadline := time.Now().Add(time.Minute); !slices.Equal(sick.BrokersDown, []int32{2}) || sick.Leaderless > 0; {
 		if time.Now().After(deadline) {
 			t.Fatalf("health is %+v", sick)
 		}

@@ -161,7 +161,7 @@ func TestOutputThatTakesNothing(t *testing.T) {
 	must(t, "x\n", "produce", "unprinted")
 	for _, args := range [][]string{{"topic", "list"}, {"consume", "unprinted", "-e"}} {
 		var errOut bytes.Buffer
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		code := Main(append(args, "-b", brokerAddress), Environment{Context: ctx, In: strings.NewReader(""), Out: fullDisk{}, Err: &errOut, Now: time.Now})
 		cancel()
 		if code != exitError || !strings.Contains(errOut.String(), "write output: ") || !strings.Contains(errOut.String(), "hint: ") {

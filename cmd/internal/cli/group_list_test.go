@@ -28,7 +28,7 @@ func TestGroupListWithABrokerDown(t *testing.T) {
 	}
 	admin := cluster.Client().Admin().Kadm()
 	found := admin.FindGroupCoordinators(t.Context(), "g")["g"]
-	for deadline := time.Now().Add(30 * time.Second); found.Err != nil; { // another broker may not have heard of it yet
+	for deadline := time.Now().Add(time.Minute); found.Err != nil; { // another broker may not have heard of it yet
 		if time.Now().After(deadline) {
 			t.Fatal(found.Err)
 		}

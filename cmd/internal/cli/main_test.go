@@ -41,7 +41,7 @@ func runTests(m *testing.M) int {
 	}
 	select {
 	case <-broker.Ready():
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		fmt.Fprintln(os.Stderr, "the broker is not ready")
 		return 1
 	}
@@ -71,7 +71,7 @@ type terminal string
 // or a terminal.
 func run(t *testing.T, stdin any, args ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	return runIn(t, ctx, []string{"MILLRACE_BROKERS=" + brokerAddress}, stdin, args...)
 }

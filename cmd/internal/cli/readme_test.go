@@ -247,7 +247,7 @@ func startServer(t *testing.T, dir, line string, environment ...string) (address
 		_ = cmd.Wait()
 	})
 	ready := regexp.MustCompile(`(?m)^ready .*kafka=(\S+)`)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for ; time.Now().Before(deadline); <-tick.C {

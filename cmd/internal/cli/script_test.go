@@ -121,7 +121,7 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 			<-s.ended
 		}
 	})
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		if m := readyLine.FindStringSubmatch(s.log.String()); m != nil {
 			if _, err := time.ParseDuration(m[3]); err != nil {
@@ -158,7 +158,7 @@ func stopServer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(s.command.Process.Signal(signal))
 	select {
 	case <-s.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		s.command.Process.Kill()
 		ts.Fatalf("the server did not stop:\n%s", s.log.String())
 	}
@@ -194,7 +194,7 @@ func TestInterrupt(t *testing.T) {
 			if err := command.Start(); err != nil {
 				t.Fatal(err)
 			}
-			for deadline := time.Now().Add(20 * time.Second); out.String() != "first\n"; {
+			for deadline := time.Now().Add(time.Minute); out.String() != "first\n"; {
 				if time.Now().After(deadline) {
 					command.Process.Kill()
 					t.Fatalf("printed %q", out.String())
@@ -234,7 +234,7 @@ func TestSecondSignal(t *testing.T) {
 func pollUntil(t *testing.T, condition func() bool) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); !condition(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Error("waited in vain")
 			return

@@ -68,7 +68,7 @@ func (b *broker) said() string {
 func (b *broker) says(texts ...string) string {
 	b.Helper()
 	var found string
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for found == "" {
 		for line := range strings.Lines(b.said()) {
 			has := true
@@ -114,7 +114,7 @@ func (b *broker) refuses(code int, texts ...string) {
 	b.Helper()
 	select {
 	case <-b.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		b.Fatalf("it runs:\n%s", b.said())
 	}
 	if got := b.command.ProcessState.ExitCode(); got != code {
