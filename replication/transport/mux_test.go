@@ -356,13 +356,14 @@ func TestCorruptedBytesNeverReachAHandler(t *testing.T) {
 					r.Reply()
 				})
 				echo(t, nodes[1], 2, Bulk, "x")
+				pass(time.Second) // all connections stand: no handshake is hit
 				network.Corrupt(meshHost(1), meshHost(2))
 				_, err := nodes[1].Call(t.Context(), 2, Bulk, MethodJoin, sent)
 				if err == nil { // a ping was hit instead
 					pass(2 * time.Second)
 				}
 				if len(nodes[2].log.with("bad frame")) != 1 {
-					t.Errorf("not logged; the call: %v", err)
+					t.Errorf("not logged; the call: %v; log: %v", err, nodes[2].log.with(""))
 				}
 				pass(time.Second)
 				echo(t, nodes[1], 2, Bulk, "y")
