@@ -474,7 +474,7 @@ func TestFindCoordinator(t *testing.T) {
 func TestTransactionalProducersAreRefusedAtOnce(t *testing.T) {
 	n := newTestNode(t, 1, nil)
 	c := newClient(t, []string{n.addr}, kgo.TransactionalID("t"))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if _, _, err := c.ProducerID(ctx); !errors.Is(err, kerr.TransactionalIDAuthorizationFailed) {
 		t.Fatalf("%v", err)

@@ -338,7 +338,7 @@ func TestProduceTimesOut(t *testing.T) {
 	if got := n.produceOne(t, req); got.ErrorCode != kerr.RequestTimedOut.Code {
 		t.Fatalf("code %d", got.ErrorCode)
 	}
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > 5*time.Second {
 		t.Fatalf("took %s", took)
 	}
 }

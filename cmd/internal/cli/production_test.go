@@ -101,7 +101,7 @@ func TestSignalWhileReading(t *testing.T) {
 			p := startProduce(t, brokerAddress, "reading")
 			p.line(t, brokerAddress, "reading", "first")
 			p.signals <- signal
-			if said := p.ends(t, exitInterrupted, time.Minute); said != "produced 1 records\n" {
+			if said := p.ends(t, exitInterrupted, 10*time.Second); said != "produced 1 records\n" {
 				t.Errorf("said:\n%s", said)
 			}
 		})

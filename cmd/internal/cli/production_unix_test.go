@@ -48,7 +48,7 @@ func stoppedBroker(t *testing.T, timeout string) *produced {
 func TestProduceAtAStoppedBroker(t *testing.T) {
 	p := stoppedBroker(t, "1s")
 	p.in.Close()
-	said := p.ends(t, exitUnreachable, time.Minute)
+	said := p.ends(t, exitUnreachable, 10*time.Second)
 	for _, part := range []string{"produced 1 records\n2 records: outcome unknown\n", "error: no acknowledgement came in time for 2 records: outcome unknown", "hint: the records may have been written"} {
 		if !strings.Contains(said, part) {
 			t.Errorf("%q is not said:\n%s", part, said)
@@ -60,7 +60,7 @@ func TestProduceAtAStoppedBroker(t *testing.T) {
 func TestSignalWithRecordsInFlight(t *testing.T) {
 	p := stoppedBroker(t, "1m")
 	p.signals <- os.Interrupt
-	said := p.ends(t, exitInterrupted, time.Minute)
+	said := p.ends(t, exitInterrupted, 10*time.Second)
 	if !regexp.MustCompile(`^produced 1 records\n[12] records: outcome unknown\n$`).MatchString(said) {
 		t.Errorf("said:\n%s", said)
 	}
