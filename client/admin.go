@@ -183,11 +183,18 @@ func (a *Admin) List(ctx context.Context, internal bool) ([]Topic, error) {
 	return topics, nil
 }
 
-// Describe gives one topic; if there is none the error matches [ErrUnknownTopic].
+// Describe gives one topic; if there is none the error matches [ErrUnknownTopic]. It
+// asks again while the answer may pass: a broker may hear a moment later of a topic
+// that another one has just made.
 func (a *Admin) Describe(ctx context.Context, name string) (Topic, error) {
 	if a.client.isClosed() {
 		return Topic{}, fmt.Errorf("describe topic: %w", ErrClosed)
 	}
+	return retry(ctx, func(ctx context.Context) (Topic, error) { return a.describe(ctx, name) })
+}
+
+// describe asks once.
+func (a *Admin) describe(ctx context.Context, name string) (Topic, error) {
 	details, err := a.kadm.ListTopicsWithInternal(fresh(ctx), name)
 	if err != nil {
 		return Topic{}, fmt.Errorf("describe topic: %w", convert(err, name, -1))
@@ -203,11 +210,16 @@ func (a *Admin) Describe(ctx context.Context, name string) (Topic, error) {
 }
 
 // Configs gives the configurations in force for a topic. Secret ones have no
-// value.
+// value. It asks again as Describe does.
 func (a *Admin) Configs(ctx context.Context, name string) (map[string]string, error) {
 	if a.client.isClosed() {
 		return nil, fmt.Errorf("describe configurations: %w", ErrClosed)
 	}
+	return retry(ctx, func(ctx context.Context) (map[string]string, error) { return a.configs(ctx, name) })
+}
+
+// configs asks once.
+func (a *Admin) configs(ctx context.Context, name string) (map[string]string, error) {
 	answer, err := a.kadm.DescribeTopicConfigs(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("describe configurations: %w", convert(err, name, -1))
