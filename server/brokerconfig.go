@@ -17,7 +17,7 @@ var brokerKeys = []configKey{
 	{name: "advertised.listeners", kind: kmsg.ConfigTypeString, fixed: true, doc: "Where clients reach this broker; set by --advertise."},
 	{name: "auto.create.topics.enable", kind: kmsg.ConfigTypeBoolean, value: "true", doc: "Whether a topic is created when a client that allows it asks for its metadata."},
 	{name: "broker.id", kind: kmsg.ConfigTypeInt, fixed: true, low: -1, doc: "As node.id, for older tools."},
-	{name: "broker.rack", kind: kmsg.ConfigTypeString, fixed: true, doc: "The rack of this broker."},
+	{name: "broker.rack", kind: kmsg.ConfigTypeString, fixed: true, doc: "The rack of this broker, its failure domain; set by --rack."},
 	{name: "compression.type", kind: kmsg.ConfigTypeString, value: "producer", oneOf: []string{"uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"}, doc: "Default of the topic key."},
 	{name: "connections.max.idle.ms", kind: kmsg.ConfigTypeLong, value: "600000", low: -1, doc: "How long a connection may be idle, in milliseconds; -1: for ever."},
 	{name: "default.replication.factor", kind: kmsg.ConfigTypeInt, value: "-1", low: -1, high: math.MaxInt16, doc: "Replicas of a topic that is created without a number; -1: three, or as many as there are brokers."},

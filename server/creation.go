@@ -136,7 +136,7 @@ func (n *node) place(view *metadata.View, spec *topicSpec) ([][]metadata.NodeID,
 		alive = all // a broker that restarts gets its replicas when it is back
 	}
 	placed, err := metadata.Place(metadata.Placement{Partitions: int(partitions), Factor: factor, Brokers: alive,
-		Leaders: view.PreferredLeaders(), Random: n.random})
+		Leaders: view.PreferredLeaders(), Replicas: view.ReplicaCounts(), Random: n.random})
 	if err != nil {
 		return nil, fail(kerr.InvalidReplicationFactor, err.Error())
 	}

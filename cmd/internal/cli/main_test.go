@@ -32,7 +32,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	broker, err := server.Open(context.Background(), server.Config{
-		DataDir: filepath.Join(dir, "data"), NodeID: 1, KafkaAddr: "127.0.0.1:0", RPCAddr: "127.0.0.1:0", HTTPAddr: "none",
+		DataDir: filepath.Join(dir, "data"), NodeID: 1, Rack: "eu-1a", KafkaAddr: "127.0.0.1:0", RPCAddr: "127.0.0.1:0", HTTPAddr: "none",
 		Settings: map[string]string{"group.initial.rebalance.delay.ms": "0"},
 	})
 	if err != nil {
