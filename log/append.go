@@ -225,7 +225,8 @@ func (a *Append) undo(cause error) error {
 // the first does not fit.
 func (a *Append) round(from int) (to int, err error) {
 	l := a.log
-	if !l.roomFor(len(a.frames[from])) {
+	now := l.options.Clock()
+	if !l.roomFor(len(a.frames[from])) || l.aged(now) || l.begins(&a.entries[from]) {
 		if err := l.roll(a, from); err != nil {
 			return 0, err
 		}
@@ -234,14 +235,14 @@ func (a *Append) round(from int) (to int, err error) {
 	position, size := w.End().Position, int64(0)
 	for to = from; to < len(a.frames); to++ {
 		n := int64(len(a.frames[to]))
-		if to > from && (size+n > l.options.RoundBytes || position+size+n > l.options.SegmentBytes) {
+		if to > from && (size+n > l.options.RoundBytes || position+size+n > l.options.SegmentBytes || l.begins(&a.entries[to])) {
 			break
 		}
 		a.entries[to].part = l.tail.chain[len(l.tail.chain)-1]
 		a.entries[to].position = position + size
 		size += n
 	}
-	if err := w.WriteRound(a.frames[from:to], l.options.Clock()); err != nil {
+	if err := w.WriteRound(a.frames[from:to], now); err != nil {
 		return 0, l.fail("append", err)
 	}
 	return to, nil
@@ -268,10 +269,14 @@ func (a *Append) publish() {
 	}
 	l.entries = append(l.entries, a.entries...)
 	l.configurations = append(l.configurations, a.configurations...)
-	if len(l.parts) != len(l.tail.chain) {
-		l.parts = slices.Clone(l.tail.chain)
+	if chain := l.tail.chain; l.parts[len(l.parts)-1] != chain[len(chain)-1] {
+		for chain[0].index < l.parts[0].index { // trimmed meanwhile
+			chain = chain[1:]
+		}
+		l.parts = slices.Clone(chain)
 		l.rolled = true
 	}
+	l.written = timesOf(l.tail.writer)
 	l.end = place{
 		part: l.parts[len(l.parts)-1], position: end.Position, index: end.Index, offset: end.Offset, term: end.Term,
 	}

@@ -7,11 +7,12 @@ import (
 	"github.com/millrace/millrace/segment"
 )
 
-// applies reports a kind that this version knows how to apply. Trims and horizons
-// are not among them: a version that proposes them is newer.
+// applies reports a kind that this version knows how to apply. Horizons are not among
+// them: a version that proposes them is newer.
 func applies(kind segment.Kind) bool {
 	switch kind {
-	case segment.KindRecords, segment.KindNoop, segment.KindConfiguration, segment.KindBarrier, segment.KindVoid:
+	case segment.KindRecords, segment.KindNoop, segment.KindConfiguration, segment.KindBarrier, segment.KindVoid,
+		segment.KindTrim:
 		return true
 	}
 	return false
@@ -67,6 +68,9 @@ func (l *Log) applyLocked(i segment.Index) error {
 		l.applied++
 		l.highWatermark = e.next
 		l.producers.apply(e.batch)
+		if e.trim != nil {
+			l.trimLocked(*e.trim)
+		}
 		l.sinceCheckpoint += int64(e.size) + entryCost
 		l.appliedAt = place{
 			part: e.part, position: e.position + int64(e.size), index: l.applied + 1, offset: e.next, term: e.term,

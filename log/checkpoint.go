@@ -136,10 +136,15 @@ func (l *Log) writeCheckpoint() error {
 	l.mu.Lock()
 	c, at := l.appliedStateLocked(), l.appliedAt.part
 	l.sinceCheckpoint, l.rolled = 0, false
+	start, through := l.start, l.through
 	unchanged := c.Index == l.durable.Index
 	l.mu.Unlock()
 	if unchanged {
 		return nil
+	}
+	// A start from this checkpoint does not see the trims before it again.
+	if err := l.listTrim(start, through); err != nil {
+		return err
 	}
 	// The frames are synced; their index entries may not be. Those of sealed
 	// segments were synced with the seal.

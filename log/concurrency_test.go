@@ -139,7 +139,7 @@ func TestSubscribe(t *testing.T) {
 func TestApplyIsIdempotent(t *testing.T) {
 	l := create(t, smallOptions(crashfs.New(1).Mount()))
 	defer l.Close()
-	mustAppend(t, l, producerBatch(1, 4, 0, 0, 2), batchOfRecords(1, 2, 10, 1, 0), internalFrame(1, segment.KindTrim, "12345678"), batchOfRecords(1, 1, 10, 2, 0))
+	mustAppend(t, l, producerBatch(1, 4, 0, 0, 2), batchOfRecords(1, 2, 10, 1, 0), internalFrame(1, segment.KindHorizon, "12345678"), batchOfRecords(1, 1, 10, 2, 0))
 	for range 2 {
 		for _, i := range []segment.Index{2, 1, 2} {
 			if info, err := l.Apply(i); err != nil || info.Index != i || info.Base != segment.Offset(2*(i-1)) {

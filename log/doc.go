@@ -22,6 +22,8 @@
 //	append.go      Begin, Stage, Commit: the end of the log
 //	roll.go        closing a segment and beginning the next
 //	truncate.go    CutFrom, and the cut on the disk
+//	trim.go        the log start moves: trims applied, and their space freed
+//	retention.go   what has expired; when segments were appended to
 //	entries.go     Entry, EntryInfo, the list of entries in memory
 //	lookup.go      Info and Payload, ReadEntries for replication
 //	apply.go       Apply, the high watermark, Subscribe
@@ -35,11 +37,13 @@
 // The end of the log (Begin to Commit or Abort, CutFrom) belongs to one goroutine
 // at a time: raft's main goroutine, in StoreLogs and DeleteRange. Apply belongs to
 // one goroutine at a time as well: raft's state machine. Everything else may be
-// called from anywhere at any time. There are no goroutines of its own.
+// called from anywhere at any time. There are no goroutines of its own: whoever hears
+// that a trim was applied calls Reclaim.
 //
-// Locks, in the order in which they nest: Log.append (the end of the files),
-// Log.checkpointing, part.opening, Log.mu (what readers see; no I/O under it), and the locks
-// of FileCache, TailCache and segment.IndexFile inside.
+// Locks, in the order in which they nest: Log.reclaiming, Log.append (the end of the
+// files), Log.checkpointing, part.opening, Log.listing (the manifest), Log.mu (what
+// readers see; no I/O under it), and the locks of FileCache, TailCache and
+// segment.IndexFile inside.
 //
 // # Crash safety, operation by operation
 //
@@ -69,6 +73,24 @@
 // is cut and synced, then the file. So a crash leaves the old suffix, or a prefix
 // of it, or none of it, and then the new suffix or a part of it: never new frames
 // behind old ones. A cut suffix was never committed, so no consumer was sent it.
+//
+// Trim. Applying one moves the log start in memory, wherever in a segment that is, and
+// no checkpoint behind it is written before a manifest says so. What goes from the
+// disk is whole segments at the front, with all their records below the log start, all
+// their entries at or below the trim's Through, and the entry of the durable checkpoint
+// in a later one, so that the next start, and raft, read nothing that is gone. Reclaim
+// does it:
+//  1. a checkpoint, if the last one is too far back;
+//  2. the manifest without the segments, which names them as dropped. Only now reads
+//     stop finding them; a reader that has their files open keeps them;
+//  3. their files are unlinked, and that is made durable;
+//  4. the manifest that forgets their names.
+//
+// After a crash before 2 the segments are all there, and a later Reclaim finds them,
+// because the manifest keeps Through; after one behind it Open removes what is left.
+// The next segment's header has what was known before it: previous index and term, the
+// configuration, the terms and the producers. A trim of all records begins a new
+// segment, on every replica, since the one being written cannot be removed.
 //
 // Checkpoint. It names only what is applied, so committed, so synced here: frames
 // first, then the index, then the checkpoint, by rename.

@@ -49,6 +49,7 @@ type entry struct {
 	position int64
 	part     *part
 	void     *segment.Void
+	trim     *segment.Trim
 	batch    batch
 	size     int32
 	kind     segment.Kind
@@ -70,12 +71,19 @@ func newEntry(h segment.Header, kind segment.Kind, content []byte) (entry, error
 		term: h.Term(), base: h.BaseOffset, next: h.NextOffset(), size: int32(h.FrameSize()),
 		kind: kind, batch: batchOf(h),
 	}
-	if kind == segment.KindVoid {
+	switch kind {
+	case segment.KindVoid:
 		void, err := segment.DecodeVoid(content)
 		if err != nil {
 			return entry{}, err
 		}
 		e.void = &void
+	case segment.KindTrim:
+		trim, err := segment.DecodeTrim(content)
+		if err != nil {
+			return entry{}, err
+		}
+		e.trim = &trim
 	}
 	return e, nil
 }

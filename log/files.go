@@ -2,6 +2,7 @@ package log
 
 import (
 	"container/list"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -39,10 +40,17 @@ type part struct {
 	// sealed is set once the segment is closed, and unset if a cut opens it again.
 	sealed atomic.Bool
 
-	// opening keeps two readers from opening the same files.
+	// modified is when the file of frames was changed last as Open found it, in
+	// milliseconds since 1970.
+	modified int64
+
+	// opening keeps two readers from opening the same files, and one from opening
+	// them while they are removed.
 	opening sync.Mutex
-	// handle is the open segment, guarded by FileCache.mu.
+	// handle is the open segment, gone says that it was trimmed; both are guarded by
+	// FileCache.mu.
 	handle *handle
+	gone   bool
 }
 
 // handle is an open segment with users. Its fields are guarded by FileCache.mu
@@ -69,6 +77,9 @@ func (c *FileCache) acquire(l *Log, p *part) (*handle, error) {
 	l.mu.RLock()
 	header, closed := p.header, l.closed
 	l.mu.RUnlock()
+	if c.isGone(p) {
+		return nil, errTrimmed
+	}
 	if closed || header.Seal == nil {
 		return nil, ErrClosed // a segment being written has a handle until it is closed or cut
 	}
@@ -77,10 +88,14 @@ func (c *FileCache) acquire(l *Log, p *part) (*handle, error) {
 		return nil, l.corruption(fmt.Errorf("open segment %d: %w", p.base, err))
 	}
 	c.mu.Lock()
+	if p.gone { // meanwhile: nobody would close it
+		c.mu.Unlock()
+		return nil, errors.Join(errTrimmed, reader.Close())
+	}
 	h := &handle{reader: reader, users: 1, counted: true}
 	p.handle = h
 	c.open++
-	stale := c.trimLocked()
+	stale := c.evictLocked()
 	c.mu.Unlock()
 	closeAll(stale)
 	return h, nil
@@ -117,7 +132,7 @@ func (c *FileCache) release(h *handle) {
 			c.open++
 		}
 		h.place = c.idle.PushBack(h)
-		stale = c.trimLocked()
+		stale = c.evictLocked()
 	}
 	c.mu.Unlock()
 	closeAll(stale)
@@ -140,7 +155,7 @@ func (c *FileCache) drop(p *part) {
 	h := p.handle
 	p.handle = nil
 	var stale []*handle
-	if h != nil && !h.dropped { // else trimLocked was first
+	if h != nil && !h.dropped { // else evictLocked was first
 		h.dropped = true
 		if h.counted {
 			c.open--
@@ -155,8 +170,23 @@ func (c *FileCache) drop(p *part) {
 	closeAll(stale)
 }
 
-// trimLocked takes out handles that are one too many; the caller closes them.
-func (c *FileCache) trimLocked() []*handle {
+// retire forgets a segment that was trimmed: who uses its files goes on, and nobody
+// opens them again.
+func (c *FileCache) retire(p *part) {
+	c.mu.Lock()
+	p.gone = true
+	c.mu.Unlock()
+	c.drop(p)
+}
+
+func (c *FileCache) isGone(p *part) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.gone
+}
+
+// evictLocked takes out handles that are one too many; the caller closes them.
+func (c *FileCache) evictLocked() []*handle {
 	var stale []*handle
 	for c.open > c.limit && c.idle.Len() > 0 {
 		h := c.idle.Remove(c.idle.Front()).(*handle)

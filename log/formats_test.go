@@ -83,6 +83,22 @@ func TestGoldenManifest(t *testing.T) {
 	damaged(t, data, func(b []byte) error { _, err := decodeManifest(b); return err })
 }
 
+// TestGoldenTrimmedManifest: the layout once a trim has allowed to remove segments.
+func TestGoldenTrimmedManifest(t *testing.T) {
+	want := goldenManifest()
+	want.through = 1000
+	data := golden(t, "manifest-trimmed", want.encode())
+	got, err := decodeManifest(data)
+	must(t, err)
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(manifest{}, segmentRef{})); diff != "" {
+		t.Error(diff)
+	}
+	damaged(t, data, func(b []byte) error { _, err := decodeManifest(b); return err })
+	if _, err := decodeManifest(segment.Wrap(segment.FormatManifest2, make([]byte, 200))); err == nil {
+		t.Error("a trim through entry 0 is accepted")
+	}
+}
+
 func TestGoldenCheckpoint(t *testing.T) {
 	data := golden(t, "checkpoint", goldenCheckpoint().encode())
 	got, err := decodeCheckpoint(data)
@@ -130,8 +146,11 @@ func TestFormatLimits(t *testing.T) {
 // writes.
 func FuzzManifest(f *testing.F) {
 	f.Add(goldenManifest().encode())
+	trimmed := goldenManifest()
+	trimmed.through = 1000
+	f.Add(trimmed.encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, b := range [][]byte{data, segment.Wrap(segment.FormatManifest1, data)} {
+		for _, b := range [][]byte{data, segment.Wrap(segment.FormatManifest1, data), segment.Wrap(segment.FormatManifest2, data)} {
 			m, err := decodeManifest(b)
 			if err == nil && !bytes.Equal(m.encode(), b) {
 				t.Errorf("%x is read as %+v", b, m)

@@ -36,6 +36,13 @@ type Log struct {
 	// checkpointing is held while a checkpoint is written.
 	checkpointing sync.Mutex
 
+	// reclaiming is held while Reclaim works; stopping asks it to end early.
+	reclaiming sync.Mutex
+	stopping   atomic.Bool
+	// listing is held while the manifest is written, and guards listed.
+	listing sync.Mutex
+	listed  listed
+
 	// walking remembers where the last lookup on the disk ended.
 	walking struct {
 		sync.Mutex
@@ -47,6 +54,8 @@ type Log struct {
 	closed bool
 	spare  lists          // memory for the next append
 	start  segment.Offset // first offset that consumers see
+	// through is the last entry that trims allow to remove.
+	through segment.Index
 	// parts are the segments in order; the last one counts up to end.
 	parts []*part
 	// end is behind the last entry.
@@ -65,11 +74,24 @@ type Log struct {
 	committed     segment.Index // known to be committed, maybe not applied
 	highWatermark segment.Offset
 	durable       Checkpoint
+	// written is what is known of the times in the last segment.
+	written times
 	// sinceCheckpoint is how many bytes were applied since the last checkpoint.
 	sinceCheckpoint int64
 	// rolled says that a segment was closed since.
 	rolled      bool
 	subscribers map[*subscription]struct{}
+}
+
+// listed is what the manifest on the disk says.
+type listed struct {
+	start    segment.Offset
+	through  segment.Index
+	segments []*part
+	// cut are the segments that a cut dropped, trimmed those that a trim did, whose
+	// files may still be there.
+	cut     []segment.Offset
+	trimmed []*part
 }
 
 // place is between two entries.
@@ -115,6 +137,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.SegmentAge < 0 {
+		return o, errors.New("log: a negative age of segments")
 	}
 	if o.Clock == nil {
 		o.Clock = func() int64 { return time.Now().UnixMilli() }
@@ -173,6 +198,9 @@ func corruptionIn(dir string, err error) error {
 // way. A second call does nothing. After a FatalError nothing is written, and that
 // error is returned.
 func (l *Log) Close() error {
+	l.stopping.Store(true)
+	l.reclaiming.Lock()
+	defer l.reclaiming.Unlock()
 	l.append.Lock()
 	defer l.append.Unlock()
 	l.checkpointing.Lock()
@@ -209,7 +237,10 @@ func (l *Log) settle() error {
 			return l.fail("close segment", err)
 		}
 	}
-	return l.writeCheckpoint()
+	if err := l.writeCheckpoint(); err != nil {
+		return err
+	}
+	return l.dropTrimmed() // the next start removes the files
 }
 
 // Recovery is what Open had to do to the end of the log.

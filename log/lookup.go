@@ -92,6 +92,9 @@ const nearby = 64
 // cannot be cut meanwhile.
 func (l *Log) findOnDisk(i segment.Index, at location) (EntryInfo, location, error) {
 	h, err := l.files.acquire(l, at.part)
+	if errors.Is(err, errTrimmed) {
+		return EntryInfo{}, at, ErrNotFound
+	}
 	if err != nil {
 		return EntryInfo{}, at, err
 	}
@@ -164,6 +167,9 @@ func (l *Log) ReadEntries(first segment.Index, count, maxBytes int) ([]byte, []E
 	l.mu.RUnlock()
 	if changed {
 		return nil, nil, ErrChanged
+	}
+	if errors.Is(err, errTrimmed) {
+		return nil, nil, ErrNotFound
 	}
 	if err != nil {
 		return nil, nil, err

@@ -11,7 +11,8 @@ import (
 )
 
 // The manifest says which replica a folder is and which segments make its log. It
-// is replaced as a whole, by rename. Body of format segment.FormatManifest1:
+// is replaced as a whole, by rename. Body of format segment.FormatManifest1, or
+// FormatManifest2 once a trim has allowed to remove segments:
 //
 //	incarnation   8
 //	cluster       4+n        text
@@ -19,12 +20,15 @@ import (
 //	topic id      16
 //	partition     4
 //	log start     8          first offset that consumers see
+//	through       8          FormatManifest2 only, not 0: the last entry that a trim
+//	                         may remove, see segment.Trim
 //	segments      4+n x 16   base offset, base index; in order
-//	dropped       4+n x 8    base offsets of segments that a cut removed, whose
-//	                         files may still be there
+//	dropped       4+n x 8    base offsets of segments that a cut or a trim removed,
+//	                         whose files may still be there
 type manifest struct {
 	identity Identity
 	start    segment.Offset
+	through  segment.Index
 	segments []segmentRef
 	dropped  []segment.Offset
 }
@@ -49,6 +53,11 @@ func (m *manifest) encode() []byte {
 	e.Raw(m.identity.TopicID[:])
 	e.Uint32(uint32(m.identity.Partition))
 	e.Uint64(uint64(m.start))
+	format := segment.FormatManifest1
+	if m.through > 0 {
+		format = segment.FormatManifest2
+		e.Uint64(uint64(m.through))
+	}
 	e.Uint32(uint32(len(m.segments)))
 	for _, s := range m.segments {
 		e.Uint64(uint64(s.base))
@@ -58,12 +67,17 @@ func (m *manifest) encode() []byte {
 	for _, base := range m.dropped {
 		e.Uint64(uint64(base))
 	}
-	return segment.Wrap(segment.FormatManifest1, e.Body())
+	return segment.Wrap(format, e.Body())
 }
 
 // decodeManifest reads what encode wrote. The error is segment.ErrFormat.
 func decodeManifest(data []byte) (*manifest, error) {
-	body, err := segment.Unwrap(segment.FormatManifest1, data)
+	format := segment.FormatManifest1
+	body, err := segment.Unwrap(format, data)
+	if err != nil {
+		format = segment.FormatManifest2
+		body, err = segment.Unwrap(format, data)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
@@ -75,6 +89,11 @@ func decodeManifest(data []byte) (*manifest, error) {
 	d.Raw(m.identity.TopicID[:])
 	m.identity.Partition = int32(d.Uint32())
 	m.start = d.Offset()
+	if format == segment.FormatManifest2 {
+		if m.through = segment.Index(d.Uint64()); m.through == 0 {
+			d.Fail("trimmed through entry 0")
+		}
+	}
 	for range d.Count(segmentRefSize) {
 		m.segments = append(m.segments, segmentRef{base: d.Offset(), index: segment.Index(d.Uint64())})
 	}

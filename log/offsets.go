@@ -15,11 +15,12 @@ const inflateLimit = 100 << 20
 type segmentView struct {
 	part   *part
 	length int64
-	max    int64 // at least its largest timestamp
-	whole  bool  // sealed, and wholly below the limit: max is exact
+	max    int64          // at least its largest timestamp
+	whole  bool           // sealed, and wholly between log start and limit: max is exact
+	start  segment.Offset // the log start; the segment may begin before it
 }
 
-// views are the segments with records below an offset.
+// views are the segments with records between the log start and an offset.
 func (l *Log) views(limit segment.Offset) []segmentView {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -28,10 +29,13 @@ func (l *Log) views(limit segment.Offset) []segmentView {
 		if p.base >= limit {
 			break
 		}
-		v := segmentView{part: p, length: l.lengthLocked(p), max: math.MaxInt64}
+		if l.boundsLocked(p).next <= l.start {
+			continue // not removed yet
+		}
+		v := segmentView{part: p, length: l.lengthLocked(p), max: math.MaxInt64, start: l.start}
 		if seal := p.header.Seal; seal != nil {
 			v.max = seal.MaxTimestamp
-			v.whole = seal.Length == v.length && seal.NextOffset <= limit
+			v.whole = seal.Length == v.length && seal.NextOffset <= limit && p.base >= l.start
 		}
 		views = append(views, v)
 	}
@@ -63,30 +67,53 @@ func (l *Log) searchTime(v segmentView, ts int64, limit segment.Offset) (segment
 	}
 	defer l.files.release(h)
 	at, header, err := h.reader.Locate(v.length,
-		func(e segment.IndexEntry) bool { return e.MaxTimestamp < ts },
+		func(e segment.IndexEntry) bool { return e.MaxTimestamp < ts || e.Offset <= v.start },
 		func(c segment.Cursor, header segment.Header) bool {
-			return c.Offset >= limit || header.Kind() == segment.KindRecords && header.MaxTimestamp >= ts
+			return c.Offset >= limit || candidate(header, ts, v.start)
 		})
-	if errors.Is(err, io.EOF) || err == nil && at.Offset >= limit {
-		return 0, 0, false, nil
+	for {
+		if errors.Is(err, io.EOF) || err == nil && at.Offset >= limit {
+			return 0, 0, false, nil
+		}
+		if err != nil {
+			return 0, 0, false, err
+		}
+		frame, _, err := h.reader.ReadFrame(at.Position, v.length)
+		if err != nil {
+			return 0, 0, false, err
+		}
+		if offset, timestamp, found := recordAt(frame, header, ts, v.start); found {
+			return offset, timestamp, true, nil
+		}
+		at.Position, at.Offset = at.Position+int64(header.FrameSize()), header.NextOffset()
+		at, header, err = h.reader.LocateFrom(at, v.length, func(c segment.Cursor, header segment.Header) bool {
+			return c.Offset >= limit || candidate(header, ts, v.start)
+		})
 	}
-	if err != nil {
-		return 0, 0, false, err
-	}
-	frame, _, err := h.reader.ReadFrame(at.Position, v.length)
-	if err != nil {
-		return 0, 0, false, err
-	}
+}
+
+// candidate reports a batch that may hold a record of that time or later, at or
+// behind the log start.
+func candidate(header segment.Header, ts int64, start segment.Offset) bool {
+	return header.Kind() == segment.KindRecords && header.MaxTimestamp >= ts && header.NextOffset() > start
+}
+
+// recordAt is the first such record of a candidate. There may be none where the log
+// starts inside of the batch.
+func recordAt(frame []byte, header segment.Header, ts int64, start segment.Offset) (segment.Offset, int64, bool) {
 	records, err := segment.Records(frame, inflateLimit)
 	if err != nil { // it cannot be looked into: the batch as a whole
-		return header.BaseOffset, header.MaxTimestamp, true, nil
+		return max(header.BaseOffset, start), header.MaxTimestamp, true
 	}
 	for _, r := range records {
-		if r.Timestamp >= ts {
-			return r.Offset, r.Timestamp, true, nil
+		if r.Timestamp >= ts && r.Offset >= start {
+			return r.Offset, r.Timestamp, true
 		}
 	}
-	return header.LastOffset(), header.MaxTimestamp, true, nil
+	if header.BaseOffset < start {
+		return 0, 0, false
+	}
+	return header.LastOffset(), header.MaxTimestamp, true
 }
 
 // MaxTimestamp is the record below limit with the largest timestamp, the first of
@@ -121,6 +148,9 @@ func (l *Log) newest(v segmentView, limit segment.Offset) (timestamp int64, foun
 		return 0, false, err
 	}
 	defer l.files.release(h)
+	if v.part.base < v.start {
+		return newestBehind(h.reader, v, limit)
+	}
 	at, _, err := h.reader.Locate(v.length,
 		func(e segment.IndexEntry) bool { return e.Offset <= limit },
 		func(c segment.Cursor, _ segment.Header) bool { return c.Offset >= limit })
@@ -128,6 +158,44 @@ func (l *Log) newest(v segmentView, limit segment.Offset) (timestamp int64, foun
 		err = nil
 	}
 	return at.MaxTimestamp, at.MaxTimestamp >= 0, err
+}
+
+// newestBehind is newest in a segment in which the log starts: the index counts what
+// is before that too, so it goes through the headers behind it, and into the batch in
+// which the log starts.
+func newestBehind(r *segment.Reader, v segmentView, limit segment.Offset) (timestamp int64, found bool, err error) {
+	timestamp = -1
+	var straddles segment.Cursor
+	_, _, err = r.Locate(v.length,
+		func(e segment.IndexEntry) bool { return e.Offset <= v.start },
+		func(c segment.Cursor, header segment.Header) bool {
+			switch {
+			case c.Offset >= limit:
+				return true
+			case header.Kind() != segment.KindRecords || header.NextOffset() <= v.start:
+			case header.BaseOffset < v.start:
+				straddles = c
+			default:
+				timestamp = max(timestamp, header.MaxTimestamp)
+			}
+			return false
+		})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, false, err
+	}
+	if straddles.Index > 0 {
+		frame, _, err := r.ReadFrame(straddles.Position, v.length)
+		if err != nil {
+			return 0, false, err
+		}
+		records, _ := segment.Records(frame, inflateLimit) // what cannot be looked into has no say
+		for _, record := range records {
+			if record.Offset >= v.start {
+				timestamp = max(timestamp, record.Timestamp)
+			}
+		}
+	}
+	return timestamp, timestamp >= 0, nil
 }
 
 // OffsetForTerm is the last term not above t, and where it ended: the first offset

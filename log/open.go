@@ -32,7 +32,7 @@ func Open(o Options) (*Log, error) {
 	if err := matches(o.Identity, m.identity); err != nil {
 		return nil, fmt.Errorf("open log: %s: %w", o.Dir, err)
 	}
-	l := &Log{options: o, identity: m.identity, files: o.Files, start: m.start, subscribers: map[*subscription]struct{}{}}
+	l := &Log{options: o, identity: m.identity, files: o.Files, start: m.start, through: m.through, subscribers: map[*subscription]struct{}{}}
 	left, err := l.findLeftovers(m)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", l.corruption(err))
@@ -118,7 +118,7 @@ func (l *Log) openPart(s segmentRef, last bool) (*part, error) {
 	if h.Seal != nil && info.Size() != h.Seal.Length {
 		return nil, damage(segment.LogName(s.base), fmt.Sprintf("it has %d bytes, its seal says %d", info.Size(), h.Seal.Length))
 	}
-	p := &part{base: s.base, index: s.index, header: h}
+	p := &part{base: s.base, index: s.index, header: h, modified: info.ModTime().UnixMilli()}
 	p.sealed.Store(!last)
 	if !last {
 		p.header = slim(h)

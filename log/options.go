@@ -2,6 +2,7 @@ package log
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs"
@@ -53,6 +54,9 @@ type Options struct {
 	// SegmentBytes is the size at which a segment is closed and another begun;
 	// 1 GiB.
 	SegmentBytes int64
+	// SegmentAge is the age, from its first append, at which a segment is closed
+	// before the next append; 0: at no age.
+	SegmentAge time.Duration
 	// CheckpointBytes is how much is applied before a checkpoint is written;
 	// 64 MiB. It bounds what is read at start.
 	CheckpointBytes int64
@@ -81,7 +85,7 @@ type Options struct {
 	Files *FileCache
 	// Logger is told what recovery did and what went wrong; discards without.
 	Logger *slog.Logger
-	// Clock is the time in milliseconds since 1970, for append times; the
-	// machine's clock without. It decides nothing.
+	// Clock is the time in milliseconds since 1970, for append times and for
+	// SegmentAge; the machine's clock without. It decides nothing else.
 	Clock func() int64
 }

@@ -119,6 +119,10 @@ func (l *Log) recentExtent(from, limit segment.Offset, maxBytes int64, minOne bo
 func (l *Log) storedExtent(from, limit segment.Offset, maxBytes int64, minOne bool) (extent, error) {
 	l.mu.RLock()
 	n := sort.Search(len(l.parts), func(n int) bool { return l.parts[n].base > from }) - 1
+	if n < 0 {
+		l.mu.RUnlock()
+		return extent{}, errTrimmed
+	}
 	x := extent{part: l.parts[n], length: l.lengthLocked(l.parts[n])}
 	l.mu.RUnlock()
 	h, err := l.files.acquire(l, x.part)

@@ -88,8 +88,9 @@ func (l *Log) recoverLast(at startPlace, claim func() error) error {
 	l.tail = tail{chain: append([]*part(nil), l.parts...), writer: w, handle: l.files.adopt(p, w.Reader())}
 	end := w.End()
 	l.end = place{part: p, position: end.Position, index: end.Index, offset: end.Offset, term: end.Term}
+	l.listed = listed{start: l.start, through: l.through, segments: l.parts[:len(l.parts):len(l.parts)]}
 	l.producers.reset(l.entries)
-	return nil
+	return l.recoverTimes()
 }
 
 // visit adds a frame behind the checkpoint to the state.

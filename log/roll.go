@@ -2,6 +2,7 @@ package log
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/millrace/millrace/segment"
 )
@@ -36,21 +37,52 @@ func (l *Log) roll(a *Append, n int) error {
 	if err := l.list(chain, nil); err != nil {
 		return errors.Join(err, next.Close())
 	}
-	l.tail.chain, l.tail.dropped = chain, nil
+	l.tail.chain, l.tail.dropped = l.kept(chain), nil
 	l.tail.writer, l.tail.handle = next, l.files.adopt(p, next.Reader())
 	return nil
 }
 
-// list writes the manifest for a chain of segments.
-func (l *Log) list(chain []*part, dropped []segment.Offset) error {
-	m := &manifest{identity: l.identity, start: l.StartOffset(), dropped: dropped}
-	for _, p := range chain {
+// list writes the manifest for a chain of segments, of which those that were
+// trimmed meanwhile are left out.
+func (l *Log) list(chain []*part, cut []segment.Offset) error {
+	l.listing.Lock()
+	defer l.listing.Unlock()
+	next := l.listed
+	for len(chain) > 0 && chain[0].index < next.segments[0].index {
+		chain = chain[1:]
+	}
+	next.segments, next.cut = chain, cut
+	return l.listLocked(next)
+}
+
+// listLocked replaces the manifest, under Log.listing. What trims that are applied
+// say goes with it.
+func (l *Log) listLocked(next listed) error {
+	l.mu.RLock()
+	next.start, next.through = l.start, l.through
+	l.mu.RUnlock()
+	m := &manifest{identity: l.identity, start: next.start, through: next.through}
+	for _, p := range next.segments {
 		m.segments = append(m.segments, segmentRef{base: p.base, index: p.index})
+	}
+	m.dropped = append(m.dropped, next.cut...)
+	for _, p := range next.trimmed {
+		m.dropped = append(m.dropped, p.base)
 	}
 	if err := writeManifest(l.options.FS, l.options.Dir, m); err != nil {
 		return l.fail("list segments", err)
 	}
+	l.listed = next
 	return nil
+}
+
+// kept is a chain without the segments that were trimmed.
+func (l *Log) kept(chain []*part) []*part {
+	first := l.FirstIndex()
+	for chain[0].index < first {
+		chain = chain[1:]
+	}
+	return slices.Clone(chain)
 }
 
 // nextHeader is the header of a segment that begins with entry n of an append: the

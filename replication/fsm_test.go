@@ -16,9 +16,9 @@ import (
 // client be told that it was.
 func TestNothingIsAppliedBehindAnUnknownEntry(t *testing.T) {
 	store := storeOf(t, crashfs.New(1))
-	trim := segment.EncodeInternal(segment.KindTrim, 1, make([]byte, 8))
-	segment.Stamp(trim, 1, 1)
-	must(t, store.StoreLogs([]*raft.Log{command(2, 1, 0, 10), {Index: 3, Term: 1, Type: raft.LogCommand, Data: trim}, command(4, 1, 1, 11)}))
+	unknown := segment.EncodeInternal(segment.KindHorizon, 1, make([]byte, 8))
+	segment.Stamp(unknown, 1, 1)
+	must(t, store.StoreLogs([]*raft.Log{command(2, 1, 0, 10), {Index: 3, Term: 1, Type: raft.LogCommand, Data: unknown}, command(4, 1, 1, 11)}))
 	var stops []error
 	f := &fsm{log: store.log, moved: func() {}, stop: func(err error) { stops = append(stops, err) }}
 	if a := f.Apply(&raft.Log{Index: 2}).(applied); a.err != nil {

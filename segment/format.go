@@ -66,6 +66,8 @@ const (
 	FormatManifest1 Format = 3
 	// FormatCheckpoint1 is a replica's checkpoint, see package log.
 	FormatCheckpoint1 Format = 4
+	// FormatManifest2 is a manifest that says how far a trim may remove segments.
+	FormatManifest2 Format = 5
 )
 
 // The envelope of the small files: header file, manifest, checkpoint. Big endian,

@@ -145,6 +145,12 @@ func FuzzDecodeInternal(f *testing.F) {
 		if len(payload) != len(frame)-HeaderSize-internalPrefix {
 			t.Fatalf("content of %d bytes in a frame of %d", len(payload), len(frame))
 		}
+		if kind == KindTrim {
+			trim, err := DecodeTrim(payload)
+			if _, again, _ := DecodeInternal(EncodeTrim(0, trim)); err == nil && !bytes.Equal(again, payload) {
+				t.Fatalf("%+v encodes to %x, was %x", trim, again, payload)
+			}
+		}
 		if kind != KindVoid {
 			return
 		}

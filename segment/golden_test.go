@@ -29,7 +29,7 @@ func goldenFrames() map[string][]byte {
 		"internal-noop":          EncodeInternal(KindNoop, 17, nil),
 		"internal-configuration": EncodeInternal(KindConfiguration, 17, []byte("configuration")),
 		"internal-barrier":       EncodeInternal(KindBarrier, 17, nil),
-		"internal-trim":          EncodeInternal(KindTrim, 17, []byte{0, 0, 0, 0, 0, 0, 0, 5}),
+		"internal-trim":          EncodeTrim(17, Trim{Start: 5, Through: 9}),
 		"internal-horizon":       EncodeInternal(KindHorizon, 17, []byte{0, 0, 0, 0, 0, 0, 0, 6}),
 		"void-duplicate":         EncodeVoid(18, Void{Code: VoidDuplicate, Offset: 3}),
 		"void-out-of-order":      EncodeVoid(18, Void{Code: VoidOutOfOrderSequence, Offset: -1}),

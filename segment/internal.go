@@ -19,7 +19,8 @@ import (
 //
 //	configuration   raft's encoding of the configuration
 //	no-op, barrier  empty
-//	trim, horizon   reserved; nothing writes them yet
+//	trim            log start (8), index (8); see Trim
+//	horizon         reserved; nothing writes it yet
 //	void            code (1), offset (8)
 //
 // On disk and between brokers: never change.
@@ -27,6 +28,7 @@ const (
 	internalVersion = 1
 	internalPrefix  = 2 // version, kind
 	voidSize        = 9
+	trimSize        = 16
 )
 
 // Kind says what a frame is. On disk: never change.
@@ -168,4 +170,35 @@ func DecodeVoid(payload []byte) (Void, error) {
 		return Void{}, batchErrorf(Corrupt, "%s", v.Code)
 	}
 	return v, nil
+}
+
+// Trim is the content of a frame that moves the start of the log.
+type Trim struct {
+	// Start is the new log start: the offset of the first record that is left.
+	Start Offset
+	// Through is the last entry whose bytes may go, with the whole segment that
+	// holds it: every member of the group has acknowledged the entries up to there,
+	// so that nobody will ask for them. Entries above it stay, also where their
+	// records are below Start.
+	Through Index
+}
+
+// EncodeTrim makes a trim whose next record has offset next.
+func EncodeTrim(next Offset, t Trim) []byte {
+	var payload [trimSize]byte
+	binary.BigEndian.PutUint64(payload[:], uint64(t.Start))
+	binary.BigEndian.PutUint64(payload[8:], uint64(t.Through))
+	return EncodeInternal(KindTrim, next, payload[:])
+}
+
+// DecodeTrim reads the content of a trim frame. The error is a *BatchError.
+func DecodeTrim(payload []byte) (Trim, error) {
+	if len(payload) != trimSize {
+		return Trim{}, batchErrorf(Corrupt, "trim of %d bytes, must be %d", len(payload), trimSize)
+	}
+	t := Trim{Start: Offset(binary.BigEndian.Uint64(payload)), Through: Index(binary.BigEndian.Uint64(payload[8:]))}
+	if t.Start < 0 {
+		return Trim{}, batchErrorf(Corrupt, "trim to offset %d", t.Start)
+	}
+	return t, nil
 }

@@ -96,3 +96,18 @@ func TestVoid(t *testing.T) {
 		}
 	}
 }
+
+func TestTrim(t *testing.T) {
+	want := Trim{Start: 1 << 40, Through: 77}
+	kind, payload, err := DecodeInternal(EncodeTrim(7, want))
+	if kind != KindTrim || err != nil {
+		t.Fatalf("%s, %v", kind, err)
+	}
+	if got, err := DecodeTrim(payload); got != want || err != nil {
+		t.Errorf("%+v decodes to %+v, %v", want, got, err)
+	}
+	for _, payload := range [][]byte{nil, make([]byte, 15), make([]byte, 17), append([]byte{0x80}, make([]byte, 15)...)} {
+		_, err := DecodeTrim(payload)
+		wantReason(t, err, Corrupt)
+	}
+}

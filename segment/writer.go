@@ -221,6 +221,14 @@ func (w *Writer) reserve(total int64) error {
 	return nil
 }
 
+// Appended is the wall clock, in milliseconds, at the first and at the last append
+// to the segment; 0 where that is not known, as after recovery.
+func (w *Writer) Appended() (first, last int64) { return w.firstAppend, w.lastAppend }
+
+// SetAppended says what the caller knows of a recovered segment, which keeps append
+// times only in its seal.
+func (w *Writer) SetAppended(first, last int64) { w.firstAppend, w.lastAppend = first, last }
+
 // FlushIndex writes the index entries that became due, unsynced. While a
 // checkpoint syncs the index they wait for the next call.
 func (w *Writer) FlushIndex() error { return w.index.Flush(false) }

@@ -1,0 +1,401 @@
+package log
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/vfs/crashfs"
+)
+
+// trimDraft is a trim of a term.
+func trimDraft(term segment.Term, start segment.Offset, through segment.Index) draft {
+	return draft{term: term, kind: segment.KindTrim, frame: segment.EncodeTrim(0, segment.Trim{Start: start, Through: through})}
+}
+
+// trimmed is a log of 24 records, about four a segment, of one entry each, all of them
+// applied, that was trimmed, and its entries, the trim as number 25.
+func trimmed(t *testing.T, o Options, start segment.Offset, through segment.Index) (*Log, []stored) {
+	t.Helper()
+	l := create(t, o)
+	var all []stored
+	for i := range 24 {
+		all = append(all, mustAppend(t, l, batchOfRecords(1, 1, 1900, uint64(i), int64(i)))...)
+	}
+	all = append(all, mustAppend(t, l, trimDraft(1, start, through))...)
+	if _, err := l.Apply(25); err != nil {
+		t.Fatal(err)
+	}
+	return l, all
+}
+
+// kept is what a log must hold of a list after a trim.
+func kept(l *Log, all []stored) []stored { return all[l.FirstIndex()-1:] }
+
+// TestTrim removes whole segments below the new start, which lies inside of one.
+func TestTrim(t *testing.T) {
+	disk := crashfs.New(1)
+	l, all := trimmed(t, smallOptions(disk.Mount()), 10, 24)
+	if l.StartOffset() != 10 || l.FirstIndex() != 1 {
+		t.Fatalf("start %d, first index %d before the files go", l.StartOffset(), l.FirstIndex())
+	}
+	if _, err := l.Read(9, 24, 1, true); !errors.Is(err, ErrOffsetOutOfRange) {
+		t.Errorf("read below the start: %v", err)
+	}
+	must(t, l.Reclaim())
+	first := l.FirstIndex()
+	if first != 9 || l.parts[0].base != 8 {
+		t.Errorf("first index %d, base %d", first, l.parts[0].base)
+	}
+	must(t, checkTrimmed(l, kept(l, all)))
+	for _, o := range []Options{smallOptions(disk.Mount()), smallOptions(disk.Mount())} {
+		must(t, l.Close())
+		l = open(t, o)
+		if l.FirstIndex() != first || l.StartOffset() != 10 {
+			t.Errorf("after a restart: first index %d, start %d", l.FirstIndex(), l.StartOffset())
+		}
+		must(t, checkTrimmed(l, kept(l, all)))
+	}
+	must(t, l.Close())
+	if n := len(names(t, disk, ".log")); n != 4 {
+		t.Errorf("%d files of frames are left", n)
+	}
+}
+
+// checkTrimmed is checkInvariants of a log that starts inside of its first segment.
+func checkTrimmed(l *Log, list []stored) error {
+	for n, s := range list {
+		if s.next > l.StartOffset() || s.kind != segment.KindRecords {
+			if err := checkRead(l, list[n:], l.StartOffset(), false); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	content, err := contents(l)
+	if err == nil && (len(content) != len(list) || !isPrefix(content, list)) {
+		err = fmt.Errorf("the log has %d entries, the model %d, or they differ", len(content), len(list))
+	}
+	if err != nil {
+		return err
+	}
+	base, err := l.Info(l.FirstIndex() - 1)
+	if err != nil || base.Next != list[0].base {
+		return fmt.Errorf("base %+v, %v, must end at %d", base, err, list[0].base)
+	}
+	if _, err := l.Info(l.FirstIndex() - 2); l.FirstIndex() > 1 && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("info of a trimmed entry: %v", err)
+	}
+	return nil
+}
+
+// TestTrimLimits: what each rule keeps.
+func TestTrimLimits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		start   segment.Offset
+		through segment.Index
+		first   segment.Index
+		visible segment.Offset
+	}{
+		"nothing acknowledged":         {start: 20, through: 0, first: 1, visible: 20},
+		"acknowledged within":          {start: 20, through: 10, first: 9, visible: 20},
+		"acknowledged to its end":      {start: 20, through: 12, first: 13, visible: 20},
+		"behind the end of the log":    {start: 99, through: 99, first: 25, visible: 24},
+		"not back":                     {start: 0, through: 24, first: 1, visible: 0},
+		"all records, the trim begins": {start: 24, through: 24, first: 25, visible: 24},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, all := trimmed(t, smallOptions(crashfs.New(1).Mount()), tt.start, tt.through)
+			defer l.Close()
+			must(t, l.Reclaim())
+			if l.FirstIndex() != tt.first || l.StartOffset() != tt.visible {
+				t.Errorf("first index %d, start %d; want %d, %d", l.FirstIndex(), l.StartOffset(), tt.first, tt.visible)
+			}
+			must(t, checkTrimmed(l, kept(l, all)))
+		})
+	}
+}
+
+// TestTrimStaysAboveTheCheckpoint: no segment goes that the next start would begin in
+// or before, whatever was acknowledged: raft panics on an entry that it must apply and
+// cannot read.
+func TestTrimStaysAboveTheCheckpoint(t *testing.T) {
+	disk := crashfs.New(1)
+	o := smallOptions(disk.Mount())
+	o.CheckpointBytes = 1 << 30
+	l, _ := trimmed(t, o, 24, 24)
+	defer l.Close()
+	must(t, l.WriteCheckpoint())
+	for _, checkpoint := range []segment.Index{1, 4, 5, 8, 12, 13, 25} {
+		l.mu.RLock()
+		n := l.trimmableLocked(checkpoint)
+		l.mu.RUnlock()
+		if n < len(l.parts) && n > 0 && l.parts[n-1].header.Seal.LastIndex >= checkpoint {
+			t.Errorf("%d segments may go below checkpoint %d", n, checkpoint)
+		}
+		if want := min(int(checkpoint-1)/4, 6); n != want {
+			t.Errorf("checkpoint %d: %d segments may go, want %d", checkpoint, n, want)
+		}
+	}
+	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpCreate, PathContains: checkpointName, Repeat: true})
+	defer fault.Remove()
+}
+
+// TestTrimmedReaders: who has a file open reads on, who comes later is out of range.
+func TestTrimmedReaders(t *testing.T) {
+	disk := crashfs.New(1)
+	o := smallOptions(disk.Mount())
+	o.SegmentBytes, o.RoundBytes = 64<<10, 64<<10
+	l := create(t, o)
+	defer l.Close()
+	want := mustAppend(t, l, batchOfRecords(1, 1, 40<<10, 1, 0))
+	mustAppend(t, l, batchOfRecords(1, 1, 40<<10, 2, 0))
+	if _, err := l.Apply(2); err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Read(0, 2, 50<<10, true)
+	must(t, err)
+	if s.File == nil {
+		t.Fatal("the slice is no range of a file")
+	}
+	old := l.parts[0]
+	mustAppend(t, l, trimDraft(1, 2, 2))
+	if _, err := l.Apply(3); err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.Reclaim())
+	b, err := sliceBytes(s)
+	must(t, err)
+	if string(b) != string(want[0].frame) {
+		t.Error("the reader got other bytes")
+	}
+	if old.handle != nil {
+		t.Error("the files stay open")
+	}
+	if _, err := l.files.acquire(l, old); !errors.Is(err, ErrOffsetOutOfRange) {
+		t.Errorf("open a trimmed segment: %v", err)
+	}
+	if _, _, err := l.ReadEntries(1, 1, 1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("read trimmed entries: %v", err)
+	}
+	if n := len(names(t, disk, "")); n != 3+2 {
+		t.Errorf("files: %v", names(t, disk, ""))
+	}
+}
+
+// TestTrimCrashes cuts the power, or the process, at each change of the disk while a
+// trim is applied and its space freed: the next start finds a valid log, the log start
+// comes with the trim's entry, and a second trim ends as if nothing had happened.
+func TestTrimCrashes(t *testing.T) {
+	for _, kill := range []bool{false, true} {
+		for _, keep := range []crashfs.Keep{crashfs.KeepRandom, crashfs.KeepNothing, crashfs.KeepEverything} {
+			for nth := 1; crashInTrim(t, nth, keep, kill); nth++ {
+			}
+		}
+	}
+}
+
+func crashInTrim(t *testing.T, nth int, keep crashfs.Keep, kill bool) (fired bool) {
+	t.Helper()
+	disk := crashfs.New(int64(nth))
+	l := create(t, smallOptions(disk.Mount()))
+	var all []stored
+	for i := range 24 {
+		all = append(all, mustAppend(t, l, batchOfRecords(1, 1, 1900, uint64(i), 0))...)
+	}
+	all = append(all, mustAppend(t, l, trimDraft(1, 14, 24))...)
+	if _, err := l.Apply(7); err != nil {
+		t.Fatal(err)
+	}
+	fault := crashfs.Fault{Op: crashfs.OpChange, Nth: nth, Do: func() { disk.Crash(crashfs.CrashOptions{Keep: keep}) }}
+	if kill {
+		fault = crashfs.Fault{Op: crashfs.OpChange, Nth: nth, Repeat: true, Err: crashfs.ErrCrashed}
+	}
+	armed := disk.Inject(fault)
+	_, err := l.Apply(25)
+	if err == nil {
+		err = l.Reclaim()
+	}
+	if err == nil {
+		err = l.Close()
+	}
+	fired = armed.Fired() > 0
+	if !fired {
+		must(t, err)
+		if nth < 15 {
+			t.Errorf("only %d changes", nth)
+		}
+	}
+	_ = l.Close()
+	armed.Remove()
+	o := smallOptions(disk.Mount())
+	o.SameBoot = kill
+	l = open(t, o)
+	defer l.Close()
+	what := fmt.Sprintf("change %d, keep %v, kill %v", nth, keep, kill)
+	if l.FirstIndex() > l.Checkpoint().Index || l.Applied() == 25 && l.StartOffset() != 14 {
+		t.Fatalf("%s: first index %d, checkpoint %d, start %d", what, l.FirstIndex(), l.Checkpoint().Index, l.StartOffset())
+	}
+	if _, err := l.Apply(25); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if err := l.Reclaim(); err != nil || l.FirstIndex() != 13 || l.StartOffset() != 14 {
+		t.Fatalf("%s: %v, first index %d, start %d", what, err, l.FirstIndex(), l.StartOffset())
+	}
+	if err := checkTrimmed(l, kept(l, all)); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if n := len(names(t, disk, ".log")); n != 3 {
+		t.Errorf("%s: %d files of frames", what, n)
+	}
+	return fired
+}
+
+// TestTrimNeedsNoSpace: an append goes on, and what could not be freed is freed later.
+func TestTrimNeedsNoSpace(t *testing.T) {
+	disk := crashfs.New(1)
+	l, all := trimmed(t, smallOptions(disk.Mount()), 24, 24)
+	defer l.Close()
+	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpCreate, Repeat: true, Err: ErrNoSpace})
+	if err := l.Reclaim(); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("error %v", err)
+	}
+	must(t, checkTrimmed(l, kept(l, all)))
+	fault.Remove()
+	must(t, l.Reclaim())
+	all = append(all, mustAppend(t, l, batchOfRecords(1, 1, 100, 1, 0))...)
+	if l.FirstIndex() != 25 {
+		t.Errorf("first index %d", l.FirstIndex())
+	}
+	must(t, checkTrimmed(l, kept(l, all)))
+}
+
+// TestRollAndCutAfterTrim: the manifest of a later roll or cut does not bring trimmed
+// segments back.
+func TestRollAndCutAfterTrim(t *testing.T) {
+	disk := crashfs.New(1)
+	l, all := trimmed(t, smallOptions(disk.Mount()), 24, 24)
+	must(t, l.Reclaim())
+	for i := range 9 {
+		all = append(all, mustAppend(t, l, batchOfRecords(2, 1, 1900, uint64(i), 0))...)
+	}
+	must(t, l.CutFrom(28))
+	all = append(all[:27], mustAppend(t, l, batchOfRecords(3, 1, 5000, 50, 0), batchOfRecords(3, 1, 5000, 51, 0))...)
+	must(t, checkTrimmed(l, kept(l, all)))
+	disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
+	_ = l.Close()
+	l = open(t, smallOptions(disk.Mount()))
+	defer l.Close()
+	if l.FirstIndex() != 25 || l.StartOffset() != 24 {
+		t.Errorf("first index %d, start %d", l.FirstIndex(), l.StartOffset())
+	}
+	must(t, checkTrimmed(l, kept(l, all)))
+}
+
+// TestOffsetsAfterTrim: times below the start answer nothing that cannot be read.
+func TestOffsetsAfterTrim(t *testing.T) {
+	l := create(t, smallOptions(crashfs.New(1).Mount()))
+	defer l.Close()
+	records := func(timestamps ...int64) draft {
+		var list []segment.Record
+		for _, at := range timestamps {
+			list = append(list, segment.Record{Timestamp: at, Value: []byte("value")})
+		}
+		return draft{term: 1, kind: segment.KindRecords, frame: segment.Build(list, segment.BuildOptions{})}
+	}
+	mustAppend(t, l, records(900, 100), records(800, 120, 110), records(700), records(130), trimDraft(1, 3, 0))
+	if _, err := l.Apply(5); err != nil {
+		t.Fatal(err)
+	}
+	for ts, want := range map[int64]segment.Offset{0: 3, 115: 3, 125: 5, 700: 5} {
+		if at, _, ok, err := l.OffsetForTime(ts, 99); err != nil || !ok || at != want {
+			t.Errorf("time %d: offset %d, %v, %v; want %d", ts, at, ok, err, want)
+		}
+	}
+	if at, _, ok, err := l.OffsetForTime(701, 99); ok || err != nil {
+		t.Errorf("time 701: offset %d, %v", at, err)
+	}
+	if at, ts, ok, err := l.MaxTimestamp(99); at != 5 || ts != 700 || !ok || err != nil {
+		t.Errorf("largest timestamp %d at %d, %v, %v", ts, at, ok, err)
+	}
+}
+
+// TestExpired: the rules of age and size.
+func TestExpired(t *testing.T) {
+	const hour = int64(time.Hour / time.Millisecond)
+	clock := int64(0)
+	o := smallOptions(crashfs.New(1).Mount())
+	o.Clock = func() int64 { return clock }
+	l := create(t, o)
+	defer l.Close()
+	// Segments of two records each, appended at 100, 110, ..., with timestamps of 1970,
+	// of then, of an hour later, of 2100, of then.
+	for n, ts := range []int64{5, 110 * hour, 121 * hour, 4_102_444_800_000, 140 * hour} {
+		clock = int64(100+10*n) * hour
+		mustAppend(t, l, batchOfRecords(1, 1, 4000, uint64(n), ts), batchOfRecords(1, 1, 4000, uint64(n), ts))
+	}
+	if _, err := l.Apply(10); err != nil || len(l.parts) != 5 {
+		t.Fatal(err, len(l.parts))
+	}
+	size := l.Size()
+	for name, tt := range map[string]struct {
+		retention Retention
+		now       int64
+		through   segment.Index
+		start     segment.Offset
+		held      bool
+	}{
+		"none":                  {Retention{-1, -1}, 10_000, 10, 0, false},
+		"1970 is not old":       {Retention{20 * time.Hour, -1}, 120, 10, 0, false},
+		"1970, appended before": {Retention{20 * time.Hour, -1}, 121, 10, 2, false},
+		"then":                  {Retention{20 * time.Hour, -1}, 131, 10, 4, false},
+		"later than appended":   {Retention{20 * time.Hour, -1}, 141, 10, 4, false},
+		"an hour later":         {Retention{20 * time.Hour, -1}, 142, 10, 6, false},
+		"2100 is its append":    {Retention{20 * time.Hour, -1}, 151, 10, 8, false},
+		"the last one too":      {Retention{20 * time.Hour, -1}, 161, 10, 10, false},
+		"held":                  {Retention{20 * time.Hour, -1}, 161, 5, 4, true},
+		"held from the first":   {Retention{20 * time.Hour, -1}, 161, 1, 0, true},
+		"size, all":             {Retention{-1, size}, 0, 10, 0, false},
+		"size, nearly one":      {Retention{-1, size - size/5 + 1}, 0, 10, 0, false},
+		"size, one":             {Retention{-1, size - size/5}, 0, 10, 2, false},
+		"size, none":            {Retention{-1, 0}, 0, 10, 10, false},
+		"size, held":            {Retention{-1, 0}, 0, 3, 2, true},
+	} {
+		start, held := l.Expired(tt.retention, time.UnixMilli(tt.now*hour), tt.through)
+		if start != tt.start || held != tt.held {
+			t.Errorf("%s: start %d, held %v; want %d, %v", name, start, held, tt.start, tt.held)
+		}
+	}
+}
+
+// TestSegmentAge rolls by age, before and after a restart, and never without a record.
+func TestSegmentAge(t *testing.T) {
+	clock := int64(1_700_000_000_000)
+	disk := crashfs.New(1)
+	o := smallOptions(disk.Mount())
+	o.SegmentAge, o.Clock = time.Hour, func() int64 { return clock }
+	l := create(t, o)
+	advance := func(d time.Duration, want int, drafts ...draft) {
+		t.Helper()
+		clock += d.Milliseconds()
+		mustAppend(t, l, drafts...)
+		if len(l.parts) != want {
+			t.Errorf("%d segments, want %d", len(l.parts), want)
+		}
+	}
+	advance(0, 1, internalFrame(1, segment.KindNoop, ""))
+	advance(2*time.Hour, 1, internalFrame(1, segment.KindNoop, ""))
+	advance(0, 1, batchOfRecords(1, 1, 10, 1, clock))
+	advance(time.Minute, 2, batchOfRecords(1, 1, 10, 1, clock)) // 2 h after the first frame
+	advance(59*time.Minute, 2, batchOfRecords(1, 1, 10, 1, clock))
+	must(t, l.Close())
+	o.FS = disk.Mount()
+	l = open(t, o)
+	defer l.Close()
+	advance(time.Minute, 3, batchOfRecords(1, 1, 10, 1, clock))
+	if start, _ := l.Expired(Retention{time.Hour, -1}, time.UnixMilli(clock+time.Hour.Milliseconds()+1), l.Applied()); start != 0 {
+		t.Errorf("start %d though nothing is applied", start)
+	}
+}
