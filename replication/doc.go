@@ -10,6 +10,7 @@
 //	refusals.go                        a batch on its way into the log, and the checks where its order is known
 //	logstore.go snapshotstore.go
 //	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
+//	trim.go retention.go               moving the log start, and what has expired
 //	leaders.go gossip.go groupup.go    who leads what, told from node to node
 //	transfer.go                        moving leadership
 //	node.go metagroup.go metastore.go
@@ -36,6 +37,18 @@
 // nothing that is committed; there are no snapshots, only the checkpoint at which
 // NewRaft starts; an append that failed poisons the instance, because raft's own
 // idea of its last entry is wrong from then on, and a new instance is started.
+//
+// # What a trim may remove
+//
+// The leader proposes "log start = X" (Partition.Trim for DeleteRecords, the retainer
+// for retention); readers see it when it is applied. A trim also names the last entry
+// whose segment may be removed from the disk: the last that every member of the group,
+// learners included, has acknowledged to this leader in this term. Nobody ever asks for
+// an entry below it, and so none has to be installed over a replica. The price: a member
+// that stays away holds the files of its groups back on all the others, and retention
+// with them, until it is back or removed from the group. That is logged once an hour.
+// After a change of leadership nothing is removed until every member has acknowledged
+// something to the new one.
 //
 // # Which replica may speak
 //

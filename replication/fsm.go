@@ -20,6 +20,8 @@ type fsm struct {
 	disk *diskCalls // counts the calls that may wait for the disk; may be nil
 	// moved is called after a batch was applied.
 	moved func()
+	// trimmed is called after a trim was applied; may be nil.
+	trimmed func()
 	// stop is told once why nothing more is applied.
 	stop    func(error)
 	stopped atomic.Bool
@@ -58,6 +60,9 @@ func (f *fsm) apply(entry *raft.Log) applied {
 			f.stop(err)
 		}
 		return applied{err: err}
+	}
+	if info.Kind == segment.KindTrim && f.trimmed != nil {
+		f.trimmed()
 	}
 	return applied{base: info.Base, void: info.Void}
 }

@@ -46,6 +46,8 @@ type trio struct {
 	group   transport.GroupID
 	topic   *metadata.Topic
 	nodes   []*trioNode
+	// segmentBytes is the size of a segment.
+	segmentBytes int64
 }
 
 // trioNode is one of the three.
@@ -87,7 +89,13 @@ var testTimings = Timings{Heartbeat: 250 * time.Millisecond, Commit: 20 * time.M
 
 func newTrio(t *testing.T) *trio {
 	t.Helper()
-	g := &trio{t: t, network: transporttest.New(), topic: &metadata.Topic{Name: "events", ID: segment.NewTopicID(), StartTerm: 1}}
+	return newTrioOf(t, 1<<20)
+}
+
+// newTrioOf is newTrio with segments of a size.
+func newTrioOf(t *testing.T, segmentBytes int64) *trio {
+	t.Helper()
+	g := &trio{t: t, segmentBytes: segmentBytes, network: transporttest.New(), topic: &metadata.Topic{Name: "events", ID: segment.NewTopicID(), StartTerm: 1}}
 	g.group = transport.GroupID{Topic: g.topic.ID}
 	var replicas []metadata.Replica
 	for id := metadata.NodeID(1); id <= 3; id++ {
@@ -117,7 +125,7 @@ func (n *trioNode) assignment() assignment {
 }
 
 func (n *trioNode) logOptions(disk vfs.FS) log.Options {
-	return log.Options{FS: disk, Dir: "/data/topics/events/0", SegmentBytes: 1 << 20, SameBoot: false,
+	return log.Options{FS: disk, Dir: "/data/topics/events/0", SegmentBytes: n.trio.segmentBytes, SameBoot: false,
 		Identity: log.Identity{Cluster: "c", Topic: "events", TopicID: n.trio.topic.ID, Incarnation: n.replica.Incarnation}}
 }
 

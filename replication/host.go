@@ -48,6 +48,12 @@ type Config struct {
 	MetaStores StoreFactory
 	// Timings are raft's clocks; zero values are the defaults.
 	Timings Timings
+	// Policy says how a topic's logs are cut into segments and what they keep; without,
+	// segments have the topic's segment.bytes and everything is kept.
+	Policy func(*metadata.Topic) Policy
+	// RetentionInterval is how often retention looks for what has expired; 5 minutes
+	// without.
+	RetentionInterval time.Duration
 	// CacheBytes bounds the node's tail cache; 64 MiB without.
 	CacheBytes int64
 	// OpenFiles bounds the sealed segments kept open; 1,024 without.
@@ -80,6 +86,7 @@ type Host struct {
 
 	leaders  *leaderTable
 	watchers watchers
+	retainer *retainer
 
 	mu         sync.RWMutex
 	partitions map[transport.GroupID]*Partition
@@ -117,12 +124,14 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 		poke:       make(chan struct{}, 1),
 		stop:       make(chan struct{}),
 	}
+	h.retainer = newRetainer(h)
 	h.context, h.cancel = context.WithCancel(context.Background())
 	if err := h.openParts(ctx); err != nil {
 		h.cancel()
 		return nil, errors.Join(err, h.closeParts(), h.closeNode())
 	}
-	h.workers.Add(4)
+	h.workers.Add(5)
+	go h.retainer.run()
 	go h.reconcileLoop()
 	go h.followPeers()
 	go h.watchInSync()
@@ -157,7 +166,7 @@ func (h *Host) openParts(ctx context.Context) (err error) {
 	return err
 }
 
-func orDefault[T int | int64](n, otherwise T) T {
+func orDefault[T int | int64 | time.Duration](n, otherwise T) T {
 	if n == 0 {
 		return otherwise
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/metamodel"
@@ -24,6 +25,9 @@ type hosts struct {
 	*testing.T
 	network *transporttest.Network
 	nodes   []*hostNode
+	// policy and retentionInterval of all nodes, for starts to come.
+	policy            func(*metadata.Topic) Policy
+	retentionInterval time.Duration
 }
 
 // hostNode is a disk, and the host that runs on it, if any.
@@ -75,8 +79,9 @@ func (n *hostNode) start() {
 		RPCAddress: hostAddress(n.id), KafkaAddress: fmt.Sprintf("broker%d:9092", n.id), Join: list,
 		MetaStores: func(fsys vfs.FS, dir string) (MetaStores, error) { return metamodel.Open(fsys, dir) },
 		Timings:    testTimings,
-		Logger:     slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Fatal:      func(err error) { t.Logf("node %d: fatal: %v", n.id, err) },
+		Policy:     t.policy, RetentionInterval: t.retentionInterval,
+		Logger: slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Fatal:  func(err error) { t.Logf("node %d: fatal: %v", n.id, err) },
 	})
 	must(t, err)
 }
@@ -109,7 +114,7 @@ func (c *hosts) ready() {
 func (c *hosts) create(name string, partitions int) *metadata.Topic {
 	c.Helper()
 	host := c.running().host
-	cmd := &metadata.CreateTopic{Name: name, ID: segment.NewTopicID()}
+	cmd := &metadata.CreateTopic{Name: name, ID: segment.NewTopicID(), Internal: strings.HasPrefix(name, "__")}
 	for p := range partitions {
 		var replicas []metadata.Replica
 		for i := range c.nodes {

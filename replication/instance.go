@@ -119,6 +119,9 @@ func (p *Partition) newInstance() (in *instance, err error) {
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
 	snapshots := &snapshotStore{checkpoint: p.log.AppliedState()}
 	machine := &fsm{log: p.log, disk: &in.disk, moved: in.moved, stop: p.poisoned}
+	if p.trimmed != nil {
+		machine.trimmed = func() { p.trimmed(p) }
+	}
 	stable := stableStore{p.stable, &in.disk, &in.store.poisoned, &snapshots.started, in.termFailed}
 	config := raftConfig(p.local, p.timings, raftLogger(p.logger, p.topic, p.group.Partition), in.notify)
 	in.raft, err = newRaft(config, machine, in.store, stable, snapshots, in.facade)

@@ -44,6 +44,7 @@ type partitionConfig struct {
 	fatal     func(error)                       // the disk can no longer be trusted
 	announce  func(*Partition)                  // leadership or in-sync set may have changed
 	restarted func(*Partition)                  // a new instance runs: the peers should hear "group up"
+	trimmed   func(*Partition)                  // a trim was applied: space can be freed; must not wait
 }
 
 // Partition is this node's replica of one partition. All methods may be called
@@ -64,7 +65,9 @@ type Partition struct {
 
 	leadership atomic.Pointer[Leadership]
 	failure    atomic.Pointer[error]
-	short      atomic.Bool // some replica is not in sync, as last announced
+	trimming   atomic.Pointer[Proposal] // the last trim that retention proposed
+	heldBack   bool                     // retention waited for a member at its last check; the retainer's alone
+	short      atomic.Bool              // some replica is not in sync, as last announced
 
 	stop     chan struct{}
 	drained  chan struct{}  // closed when the drainer has ended
@@ -152,9 +155,12 @@ func (p *Partition) Propose(ctx context.Context, frame []byte, guard Guard) *Pro
 		// In StoreLogs it would look like another history, which stops the replica.
 		return failedProposal(fmt.Errorf("a frame of %d bytes is no batch of records of %d bytes", len(frame), header.FrameSize()))
 	}
-	proposal := newProposal(frame, header, guard)
+	return p.enqueue(ctx, newProposal(frame, header, guard))
+}
+
+func (p *Partition) enqueue(ctx context.Context, proposal *Proposal) *Proposal {
 	if err := p.queue.add(ctx, proposal); err != nil {
-		p.proposals.refuse(header)
+		p.proposals.refuse(proposal.header)
 		proposal.resolve(Result{}, err)
 	}
 	return proposal

@@ -88,6 +88,16 @@ func failedProposal(err error) *Proposal {
 // Done is closed when the outcome is known.
 func (p *Proposal) Done() <-chan struct{} { return p.done }
 
+// isDone reports whether the outcome is known.
+func (p *Proposal) isDone() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Result is the outcome; valid once Done is closed.
 func (p *Proposal) Result() (Result, error) { return p.result, p.err }
 

@@ -311,12 +311,14 @@ func bootstrap(l *log.Log, stable raft.StableStore, a assignment) error {
 }
 
 func (h *Host) logOptions(a assignment) log.Options {
+	policy := h.policy(a.topic)
 	return log.Options{
 		FS:  h.config.FS,
 		Dir: h.dir(a),
 		Identity: log.Identity{Cluster: h.node.ClusterID(), Topic: a.topic.Name, TopicID: a.topic.ID,
 			Partition: a.partition, Incarnation: a.replica.Incarnation},
-		SegmentBytes: segmentBytes(a.topic),
+		SegmentBytes: policy.SegmentBytes,
+		SegmentAge:   policy.SegmentAge,
 		SameBoot:     h.node.SameBoot(),
 		CleanStop:    h.node.CleanStop(),
 		Cache:        h.cache,

@@ -42,6 +42,7 @@ func (h *Host) setPartition(p *Partition) {
 	h.mu.Lock()
 	h.partitions[p.group] = p
 	h.mu.Unlock()
+	h.retainer.trimmed(p) // a crash may have left something to free
 	h.tellPeers(p)
 }
 
@@ -122,6 +123,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 		register:  h.router.Register,
 		up:        h.mux.Up,
 		restarted: h.tellPeers,
+		trimmed:   h.retainer.trimmed,
 	}
 }
 
@@ -129,7 +131,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 func newFacade(group transport.GroupID, local raft.ServerID, network transport.Network, l *log.Log, logger *slog.Logger) (*transport.Facade, error) {
 	return transport.NewFacade(transport.FacadeConfig{
 		Group: group, LocalID: local, Network: network, Source: frames{l},
-		LastKnownCommitted: l.Applied, OnCommitted: l.NoteCommitted, Logger: logger,
+		LastKnownCommitted: l.Applied, Base: func() segment.Index { return l.FirstIndex() - 1 }, OnCommitted: l.NoteCommitted, Logger: logger,
 	})
 }
 

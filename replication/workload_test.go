@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ type workload struct {
 	mu       sync.Mutex
 	acked    map[segment.Offset]uint64 // offset -> value
 	definite map[uint64]bool           // values that must never be read
+	trimmed  map[segment.Offset]uint64 // what was in the log before it was trimmed
 }
 
 // firstPlain is the first of the producers without a sequence.
@@ -214,6 +216,7 @@ func idle(t *testing.T, n *trioNode, p *Partition) {
 
 func (w *workload) check(t *testing.T, n *trioNode, found map[segment.Offset]uint64, end segment.Offset) {
 	t.Helper()
+	maps.Copy(found, w.trimmed)
 	for offset, v := range w.acked {
 		if got, ok := found[offset]; !ok || got != v {
 			t.Errorf("node %d: acknowledged value %x at offset %d: found %x, there: %v", n.id, v, offset, got, ok)

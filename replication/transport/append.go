@@ -133,7 +133,22 @@ func (f *Facade) sendAppend(ctx context.Context, p *replica, args *raft.AppendEn
 		return err
 	}
 	f.acknowledge(p, args, resp)
+	f.keepToBase(args, resp)
 	return nil
+}
+
+// keepToBase raises the hint in a follower's refusal to the base of the own log. After a
+// restart a follower knows of no more than its checkpoint that it is committed, which
+// may be far below what it acknowledged, and its hint says so; raft would look for an
+// entry there that was trimmed since, find none, and fall back to a snapshot, for ever.
+// A follower that does not hold the base refuses that too, and is believed.
+func (f *Facade) keepToBase(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
+	if resp.Success || f.config.Base == nil {
+		return
+	}
+	if base := uint64(f.config.Base()); args.PrevLogEntry > base {
+		resp.LastLog = max(resp.LastLog, base)
+	}
 }
 
 // form says what the entries of this group carry.

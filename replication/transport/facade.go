@@ -89,6 +89,10 @@ type FacadeConfig struct {
 	// LastKnownCommitted is an index below which the log holds only committed
 	// entries, beside what raft says: that of the checkpoint. May be nil.
 	LastKnownCommitted func() segment.Index
+	// Base is the entry before the first that the log still has, where those before
+	// were removed because every member of the group holds them: a follower that
+	// cannot say so itself is not asked for less. May be nil.
+	Base func() segment.Index
 	// OnCommitted is told, before the answer goes out, that a leader's request which
 	// raft accepted proves everything up to index to be committed, and that this log
 	// holds it. May be nil.

@@ -147,6 +147,32 @@ func TestHint(t *testing.T) {
 	}
 }
 
+// TestHintKeepsToTheBase: a leader does not go below what it still has, which every
+// member holds, unless the follower says that it does not.
+func TestHintKeepsToTheBase(t *testing.T) {
+	for name, test := range map[string]struct {
+		base, prev, last uint64
+		success          bool
+		want             uint64
+	}{
+		"above the base":         {base: 30, prev: 90, last: 40, want: 40},
+		"below the base":         {base: 30, prev: 90, last: 20, want: 30},
+		"does not hold the base": {base: 30, prev: 30, last: 20, want: 20},
+		"accepted":               {base: 30, prev: 90, last: 20, success: true, want: 20},
+	} {
+		network := newFakeNetwork(t)
+		leader := newEndpoint(t, network, 1, FacadeConfig{Base: func() segment.Index { return segment.Index(test.base) }})
+		leader.Bind(leading(7, 200))
+		newEndpoint(t, network, 2, FacadeConfig{}).answer(t, func(any) any {
+			return &raft.AppendEntriesResponse{Term: 7, Success: test.success, LastLog: test.last}
+		})
+		resp, err := leader.appendTo(2, &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: test.prev, PrevLogTerm: 7})
+		if err != nil || resp.LastLog != test.want {
+			t.Errorf("%s: last log %d, want %d (%v)", name, resp.LastLog, test.want, err)
+		}
+	}
+}
+
 // TestLeaderJumpsToHint: with three real instances, a follower with a long
 // divergent tail is brought in step in a few requests, not one for each entry.
 func TestLeaderJumpsToHint(t *testing.T) {
