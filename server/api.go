@@ -53,6 +53,7 @@ var table = [...]api{
 	{key: 18, name: "ApiVersions", min: 0, max: 5, shape: apiVersionsShape, handle: handleAPIVersions},
 	{key: 19, name: "CreateTopics", min: 2, max: 7, shape: createTopicsShape, handle: handleCreateTopics},
 	{key: 20, name: "DeleteTopics", min: 1, max: 6, shape: deleteTopicsShape, handle: handleDeleteTopics},
+	{key: 21, name: "DeleteRecords", min: 0, max: 2, shape: deleteRecordsShape, handle: handleDeleteRecords},
 	{key: 22, name: "InitProducerId", min: 0, max: 5, shape: initProducerIDShape, handle: handleInitProducerID},
 	{key: 23, name: "OffsetForLeaderEpoch", min: 2, max: 4, shape: offsetForLeaderEpochShape, handle: handleOffsetForLeaderEpoch},
 	{key: 32, name: "DescribeConfigs", min: 1, max: 4, shape: describeConfigsShape, handle: handleDescribeConfigs},

@@ -81,7 +81,7 @@ func Open(ctx context.Context, config Config) (*Broker, error) {
 	}
 	b.context, b.cancel = context.WithCancel(context.Background())
 	b.stopping, b.stop = context.WithCancel(b.context)
-	if b.host, err = replication.Open(ctx, b.hostConfig(sockets)); err != nil {
+	if b.host, err = replication.Open(ctx, b.hostConfig(sockets, settings)); err != nil {
 		b.cancel()
 		sockets.close()
 		return nil, fmt.Errorf("open broker %d: %w", b.config.NodeID, err)
@@ -131,7 +131,7 @@ func (s *sockets) close() {
 }
 
 // hostConfig is the configuration of the layer below.
-func (b *Broker) hostConfig(s *sockets) replication.Config {
+func (b *Broker) hostConfig(s *sockets, settings *brokerSettings) replication.Config {
 	c := &b.config
 	kafka := c.Advertise
 	if kafka == "" {
@@ -147,6 +147,8 @@ func (b *Broker) hostConfig(s *sockets) replication.Config {
 		RPCAddress: rpc, KafkaAddress: kafka, Rack: c.Rack, Version: c.Version,
 		Join: c.Join, FoundWithout: c.FoundWithout, MetaStores: c.MetaStores, Timings: c.Timings,
 		OpenFiles: sealed, Logger: c.Logger,
+		Policy:            func(t *metadata.Topic) replication.Policy { return policyOf(t, settings) },
+		RetentionInterval: settings.retentionCheck,
 		Fatal: func(err error) {
 			select {
 			case b.fatal <- err:

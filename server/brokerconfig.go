@@ -41,6 +41,7 @@ var brokerKeys = []configKey{
 	{name: "log.message.timestamp.before.max.ms", kind: kmsg.ConfigTypeLong, value: maxLong, doc: "Default of the topic key message.timestamp.before.max.ms."},
 	{name: "log.message.timestamp.type", kind: kmsg.ConfigTypeString, value: "CreateTime", oneOf: []string{"CreateTime", "LogAppendTime"}, doc: "Default of the topic key message.timestamp.type."},
 	{name: "log.retention.bytes", kind: kmsg.ConfigTypeLong, value: "-1", low: -1, doc: "Default of the topic key retention.bytes."},
+	{name: "log.retention.check.interval.ms", kind: kmsg.ConfigTypeLong, value: "300000", low: 1, doc: "How often is looked for segments that have expired, in milliseconds."},
 	{name: "log.retention.hours", kind: kmsg.ConfigTypeInt, value: "168", low: -1, doc: "Default of the topic key retention.ms, in hours."},
 	{name: "log.retention.minutes", kind: kmsg.ConfigTypeInt, value: "", low: -1, doc: "Default of the topic key retention.ms, in minutes."},
 	{name: "log.retention.ms", kind: kmsg.ConfigTypeLong, value: "", low: -1, doc: "Default of the topic key retention.ms."},
@@ -80,6 +81,7 @@ type brokerSettings struct {
 	requestMemory    int64
 	inFlight         int
 	idle             time.Duration // 0: for ever
+	retentionCheck   time.Duration
 	maxConnections   int
 	maxPerAddress    int
 	sessionSlots     int
@@ -118,6 +120,7 @@ func newBrokerSettings(set map[string]string) (*brokerSettings, error) {
 	if idle := s.number("connections.max.idle.ms"); idle > 0 {
 		s.idle = milliseconds(idle)
 	}
+	s.retentionCheck = milliseconds(s.number("log.retention.check.interval.ms"))
 	s.maxConnections = int(s.number("max.connections"))
 	s.maxPerAddress = int(s.number("max.connections.per.ip"))
 	s.sessionSlots = int(s.number("max.incremental.fetch.session.cache.slots"))

@@ -46,6 +46,9 @@ type partition interface {
 	// Propose offers a batch to the log, in the order of calls; it waits for room
 	// until ctx ends. The frame belongs to the partition from then on.
 	Propose(ctx context.Context, frame []byte, guard replication.Guard) proposal
+	// Trim moves the log start to an offset that is not above the high watermark, and
+	// returns the log start once that is committed. The errors are those of a proposal.
+	Trim(ctx context.Context, start segment.Offset) (segment.Offset, error)
 	// InSync is how many replicas hold everything acknowledged, as far as this
 	// leader knows.
 	InSync() int

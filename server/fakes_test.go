@@ -181,6 +181,7 @@ type fakePartition struct {
 	inSync     atomic.Int32
 	failed     error
 	log        *fakeLog
+	trim       error // of every Trim
 	propose    func(frame []byte, p *fakeProposal) bool
 	mu         sync.Mutex
 	frames     [][]byte
@@ -201,6 +202,19 @@ func (p *fakePartition) Propose(_ context.Context, frame []byte, guard replicati
 	}
 	result.resolve(replication.Result{Base: p.log.append(frame, p.Leadership().Term)}, nil)
 	return result
+}
+
+// Trim implements partition.
+func (p *fakePartition) Trim(_ context.Context, start segment.Offset) (segment.Offset, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	if p.trim != nil {
+		return 0, p.trim
+	}
+	p.log.start = max(p.log.start, start)
+	return p.log.start, nil
 }
 
 // set changes the fake while connections use it.

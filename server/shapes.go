@@ -55,6 +55,7 @@ var (
 		num(4), since(1, num(1)),
 	}
 	deleteTopicsShape         = shape{until(5, plain(text)), since(6, array(text, num(16))), num(4)}
+	deleteRecordsShape        = shape{array(text, array(num(4), num(8))), num(4)}
 	initProducerIDShape       = shape{text, num(4), since(3, num(8)), since(3, num(2))}
 	offsetForLeaderEpochShape = shape{
 		since(3, num(4)), array(text, array(num(4), since(2, num(4)), num(4))),

@@ -8,6 +8,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/millrace/millrace/log"
+	"github.com/millrace/millrace/replication"
+	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/segment"
 )
 
@@ -24,7 +27,7 @@ var topicKeys = []configKey{
 		doc:    "The codec in which every batch is stored. producer keeps the codec of the producer; what it sends uncompressed is subject to millrace.compression."},
 	{name: "compression.zstd.level", kind: kmsg.ConfigTypeInt, value: "3", low: -131072, high: 22, doc: "Level for compression.type=zstd; kept for compatibility, the broker chooses the level."},
 	{name: "delete.retention.ms", kind: kmsg.ConfigTypeLong, value: "86400000", broker: []synonym{{key: "log.cleaner.delete.retention.ms"}}, doc: "How long a tombstone of a compacted topic is kept, in milliseconds."},
-	{name: "file.delete.delay.ms", kind: kmsg.ConfigTypeLong, value: "60000", doc: "How long a removed segment file stays on disk, in milliseconds."},
+	{name: "file.delete.delay.ms", kind: kmsg.ConfigTypeLong, value: "60000", doc: "Has no effect: a removed segment file goes at once, and those who read it keep it until they are done."},
 	{name: "flush.messages", kind: kmsg.ConfigTypeLong, value: maxLong, low: 1, broker: []synonym{{key: "log.flush.interval.messages"}}, doc: "Has no effect: every acknowledged record is synced (millrace.durability=fsync)."},
 	{name: "flush.ms", kind: kmsg.ConfigTypeLong, value: maxLong, broker: []synonym{{key: "log.flush.interval.ms"}}, doc: "Has no effect with millrace.durability=fsync."},
 	{name: "follower.replication.throttled.replicas", kind: kmsg.ConfigTypeList, value: "", doc: "Replicas whose catching up is throttled on the follower's side."},
@@ -89,26 +92,55 @@ type topicSettings struct {
 	inflatedBytes int64
 }
 
+// policyOf is a topic's configuration as its logs need it. Nothing expires from an
+// internal topic: what it holds is in force until something newer replaces it.
+func policyOf(topic *metadata.Topic, broker *brokerSettings) replication.Policy {
+	number := func(name string) int64 {
+		n, err := strconv.ParseInt(topicValue(name, topic.Configs, broker), 10, 64)
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	policy := replication.Policy{
+		SegmentBytes: number("segment.bytes"),
+		SegmentAge:   milliseconds(number("segment.ms")),
+		Retention:    log.Retention{Age: -1, Bytes: number("retention.bytes")},
+	}
+	if n := number("retention.ms"); n == 0 {
+		policy.Retention.Age = 0
+	} else if age := milliseconds(n); n > 0 && age > 0 {
+		policy.Retention.Age = age
+	}
+	for _, name := range splitList(topicValue("cleanup.policy", topic.Configs, broker)) {
+		policy.Delete = policy.Delete || name == "delete" && !topic.Internal
+	}
+	return policy
+}
+
+// topicValue is the value of a topic key in force. The values were checked when they
+// were set; one that this version does not understand counts as its default.
+func topicValue(name string, configs map[string]string, broker *brokerSettings) string {
+	key, ok := findKey(topicKeys, name)
+	if !ok {
+		return ""
+	}
+	value := effective(key, configs, broker).value
+	if key.check(value) != nil {
+		return key.value
+	}
+	return value
+}
+
 // codecNames maps the names of configurations to codecs.
 var codecNames = map[string]segment.Codec{
 	"none": segment.CodecNone, "uncompressed": segment.CodecNone, "gzip": segment.CodecGzip,
 	"snappy": segment.CodecSnappy, "lz4": segment.CodecLZ4, "zstd": segment.CodecZstd,
 }
 
-// settingsOf reads a topic's configuration. The values were checked when they
-// were set; one that this version does not understand counts as its default.
+// settingsOf reads a topic's configuration.
 func settingsOf(configs map[string]string, internal bool, broker *brokerSettings) *topicSettings {
-	get := func(name string) string {
-		key, ok := findKey(topicKeys, name)
-		if !ok {
-			return ""
-		}
-		value := effective(key, configs, broker).value
-		if key.check(value) != nil {
-			return key.value
-		}
-		return value
-	}
+	get := func(name string) string { return topicValue(name, configs, broker) }
 	number := func(name string) int64 {
 		n, err := strconv.ParseInt(get(name), 10, 64)
 		if err != nil {
