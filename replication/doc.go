@@ -12,9 +12,10 @@
 //	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
 //	trim.go retention.go               moving the log start, and what has expired
 //	leaders.go gossip.go groupup.go    who leads what, told from node to node
-//	transfer.go                        moving leadership
+//	transfer.go move.go                moving leadership, from any node
 //	node.go metagroup.go metastore.go
-//	founding.go join.go forward.go     the data folder's identity and the metadata group
+//	founding.go join.go forward.go
+//	quorum.go                          the data folder's identity and the metadata group
 //
 // Package transport carries raft's messages, package metadata is the replicated
 // state machine of the cluster.

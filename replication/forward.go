@@ -365,6 +365,7 @@ func (m *MetaGroup) metaMethods() map[transport.Method]transport.Handler {
 			m.serve(r, func(ctx context.Context, command []byte) ([]byte, error) { return m.changeFrom(ctx, r.Peer, command) })
 		},
 		transport.MethodReadIndex: func(r *transport.Request) { m.serve(r, m.readIndexHere) },
+		transport.MethodQuorum:    func(r *transport.Request) { m.serve(r, m.quorumHere) },
 	}
 }
 

@@ -98,6 +98,7 @@ type Host struct {
 	caughtUp  atomic.Bool
 	settled   chan struct{} // closed when unknown folders were set aside once
 	poke      chan struct{} // asks the reconciler to look again
+	moving    chan struct{} // capacity 1: a leadership is on its way to another node
 	context   context.Context
 	cancel    context.CancelFunc
 	stop      chan struct{}
@@ -122,6 +123,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 		links:      map[metadata.NodeID]*link{},
 		settled:    make(chan struct{}),
 		poke:       make(chan struct{}, 1),
+		moving:     make(chan struct{}, 1),
 		stop:       make(chan struct{}),
 	}
 	h.retainer = newRetainer(h)
@@ -157,6 +159,7 @@ func (h *Host) openParts(ctx context.Context) (err error) {
 	})
 	h.router = transport.NewRouter(transport.RouterConfig{Server: h.mux, OnGroupUp: h.hearGroupUp})
 	h.mux.Handle(transport.MethodGossip, h.handleGossip)
+	h.mux.Handle(transport.MethodMoveLeader, h.handleMoveLeader)
 	h.meta, err = OpenMetaGroup(ctx, MetaConfig{
 		FS: c.FS, Dir: filepath.Join(c.DataDir, "metadata"), Node: h.node, Mux: h.mux, Router: h.router,
 		Stores: c.MetaStores, Join: c.Join, FoundWithout: c.FoundWithout, RPCAddress: c.RPCAddress,

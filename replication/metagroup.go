@@ -26,6 +26,7 @@ import (
 //	metainstance.go  one run of raft, and the state machine behind it
 //	metaleader.go    what the leader does: naming the cluster, keeping the members
 //	forward.go       a change from any node, once; reading at the leader's index
+//	quorum.go        how the members are, asked from any node
 //	introduce.go     who nodes say they are, and how far their logs go
 //	founding.go      an empty disk: found a cluster, or find one
 //	join.go          being taken in, registering, becoming another disk

@@ -32,6 +32,11 @@ type cluster interface {
 	// Change makes a change of the metadata, from any broker, and returns once it
 	// is visible in View. A refusal is a *metadata.Refusal.
 	Change(ctx context.Context, cmd metadata.Command) (metadata.Result, error)
+	// MoveLeader makes the replica on a node lead a partition, if it is in sync; see
+	// replication.Host.MoveLeader.
+	MoveLeader(ctx context.Context, topic segment.TopicID, partition int32, to metadata.NodeID) error
+	// Quorum is the state of the metadata group, as its leader tells it.
+	Quorum(ctx context.Context) (replication.Quorum, error)
 	// WatchLeaders sends to ch, without blocking, whenever what Leader or a
 	// partition's Leadership answers may have changed.
 	WatchLeaders(ch chan<- struct{}) (cancel func())

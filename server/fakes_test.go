@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,10 @@ type fakeCluster struct {
 	mu         sync.Mutex
 	index      uint64
 	changeErr  error
+	moveErr    error // of MoveLeader
+	moves      int   // leaderships moved
+	quorum     replication.Quorum
+	quorumErr  error
 	alive      map[metadata.NodeID]bool
 	leaders    map[string]replication.LeaderInfo
 	partitions map[string]*fakePartition
@@ -156,6 +161,26 @@ func (c *fakeCluster) watch(ch chan<- struct{}) func() {
 		defer c.mu.Unlock()
 		delete(c.watchers, ch)
 	}
+}
+
+// MoveLeader makes another node lead in the next term.
+func (c *fakeCluster) MoveLeader(ctx context.Context, topic segment.TopicID, number int32, to metadata.NodeID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.moveErr != nil || ctx.Err() != nil {
+		return cmp.Or(c.moveErr, ctx.Err())
+	}
+	info := c.leaders[partitionName(topic, number)]
+	info.Node, info.Term = to, info.Term+1
+	c.leaders[partitionName(topic, number)] = info
+	c.moves++
+	return nil
+}
+
+func (c *fakeCluster) Quorum(context.Context) (replication.Quorum, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.quorum, c.quorumErr
 }
 
 func (c *fakeCluster) WatchLeaders(ch chan<- struct{}) func()  { return c.watch(ch) }

@@ -51,6 +51,16 @@ func (h hostCluster) Change(ctx context.Context, cmd metadata.Command) (metadata
 	return result, err
 }
 
+// MoveLeader implements cluster.
+func (h hostCluster) MoveLeader(ctx context.Context, topic segment.TopicID, number int32, to metadata.NodeID) error {
+	return h.host.MoveLeader(ctx, topic, number, to)
+}
+
+// Quorum implements cluster.
+func (h hostCluster) Quorum(ctx context.Context) (replication.Quorum, error) {
+	return h.host.Meta().Quorum(ctx)
+}
+
 // WatchLeaders implements cluster.
 func (h hostCluster) WatchLeaders(ch chan<- struct{}) (cancel func()) {
 	return h.host.WatchLeaders(ch)

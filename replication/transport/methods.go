@@ -70,6 +70,10 @@ const (
 	MethodGossipPull Method = 12
 	// MethodForward passes a client's request to the broker that must answer it.
 	MethodForward Method = 13
+	// MethodMoveLeader asks the leader of a partition to hand its leadership over.
+	MethodMoveLeader Method = 14
+	// MethodQuorum asks the metadata leader how the members of its group are.
+	MethodQuorum Method = 15
 )
 
 // methodNames is String's table; index 0 is no method.
@@ -78,6 +82,7 @@ var methodNames = [...]string{
 	MethodRaftAppend: "RaftAppend", MethodRaftVote: "RaftVote", MethodRaftPreVote: "RaftPreVote",
 	MethodRaftTimeoutNow: "RaftTimeoutNow", MethodRaftSnapshot: "RaftSnapshot", MethodGroupUp: "GroupUp",
 	MethodGossip: "Gossip", MethodGossipPull: "GossipPull", MethodForward: "Forward",
+	MethodMoveLeader: "MoveLeader", MethodQuorum: "Quorum",
 }
 
 // String names the method in logs.
