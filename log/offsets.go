@@ -78,8 +78,8 @@ func (l *Log) searchTime(v segmentView, ts int64, limit segment.Offset) (segment
 		if err != nil {
 			return 0, 0, false, err
 		}
-		frame, _, err := h.reader.ReadFrame(at.Position, v.length)
-		if err != nil {
+		var frame []byte
+		if frame, _, err = h.reader.ReadFrame(at.Position, v.length); err != nil {
 			return 0, 0, false, err
 		}
 		if offset, timestamp, found := recordAt(frame, header, ts, v.start); found {

@@ -139,8 +139,6 @@ func TestTrimStaysAboveTheCheckpoint(t *testing.T) {
 			t.Errorf("checkpoint %d: %d segments may go, want %d", checkpoint, n, want)
 		}
 	}
-	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpCreate, PathContains: checkpointName, Repeat: true})
-	defer fault.Remove()
 }
 
 // TestTrimmedReaders: who has a file open reads on, who comes later is out of range.
@@ -190,16 +188,16 @@ func TestTrimmedReaders(t *testing.T) {
 // comes with the trim's entry, and a second trim ends as if nothing had happened.
 func TestTrimCrashes(t *testing.T) {
 	for _, kill := range []bool{false, true} {
-		for _, keep := range []crashfs.Keep{crashfs.KeepRandom, crashfs.KeepNothing, crashfs.KeepEverything} {
-			for nth := 1; crashInTrim(t, nth, keep, kill); nth++ {
+		for seed, keep := range []crashfs.Keep{crashfs.KeepNothing, crashfs.KeepEverything, crashfs.KeepRandom, crashfs.KeepRandom, crashfs.KeepRandom, crashfs.KeepRandom} {
+			for nth := 1; crashInTrim(t, int64(seed), nth, keep, kill); nth++ {
 			}
 		}
 	}
 }
 
-func crashInTrim(t *testing.T, nth int, keep crashfs.Keep, kill bool) (fired bool) {
+func crashInTrim(t *testing.T, seed int64, nth int, keep crashfs.Keep, kill bool) (fired bool) {
 	t.Helper()
-	disk := crashfs.New(int64(nth))
+	disk := crashfs.New(seed)
 	l := create(t, smallOptions(disk.Mount()))
 	var all []stored
 	for i := range 24 {
@@ -294,6 +292,52 @@ func TestRollAndCutAfterTrim(t *testing.T) {
 	must(t, checkTrimmed(l, kept(l, all)))
 }
 
+// TestCutAfterTrim: nor does that of a cut whose segments were listed before the trim.
+func TestCutAfterTrim(t *testing.T) {
+	disk := crashfs.New(1)
+	l, all := trimmed(t, smallOptions(disk.Mount()), 14, 24)
+	for i := range 9 {
+		all = append(all, mustAppend(t, l, batchOfRecords(2, 1, 1900, uint64(i), 0))...)
+	}
+	must(t, l.Reclaim())
+	must(t, l.CutFrom(28))
+	all = append(all[:27], mustAppend(t, l, batchOfRecords(3, 1, 100, 50, 0))...)
+	disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
+	_ = l.Close()
+	l = open(t, smallOptions(disk.Mount()))
+	defer l.Close()
+	must(t, checkTrimmed(l, kept(l, all)))
+}
+
+// TestReclaimDuringAnAppend: what an append made durable before the segments went, and
+// makes visible after it, does not bring them back.
+func TestReclaimDuringAnAppend(t *testing.T) {
+	disk := crashfs.New(1)
+	l, all := trimmed(t, smallOptions(disk.Mount()), 14, 24)
+	defer l.Close()
+	fault := disk.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: segment.LogName(25), Do: func() { must(t, l.Reclaim()) }})
+	all = append(all, mustAppend(t, l, batchOfRecords(1, 1, 1900, 60, 0), batchOfRecords(1, 1, 7900, 61, 0))...)
+	if fault.Fired() == 0 || l.FirstIndex() != 13 {
+		t.Errorf("reclaimed %d times, first index %d", fault.Fired(), l.FirstIndex())
+	}
+	must(t, checkTrimmed(l, kept(l, all)))
+}
+
+// TestTrimsNeverGoBack: neither the log start nor what may be removed.
+func TestTrimsNeverGoBack(t *testing.T) {
+	l, all := trimmed(t, smallOptions(crashfs.New(1).Mount()), 14, 24)
+	defer l.Close()
+	all = append(all, mustAppend(t, l, trimDraft(1, 5, 1))...)
+	if _, err := l.Apply(26); err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.Reclaim())
+	if l.StartOffset() != 14 || l.FirstIndex() != 13 {
+		t.Errorf("start %d, first index %d", l.StartOffset(), l.FirstIndex())
+	}
+	must(t, checkTrimmed(l, kept(l, all)))
+}
+
 // TestOffsetsAfterTrim: times below the start answer nothing that cannot be read.
 func TestOffsetsAfterTrim(t *testing.T) {
 	l := create(t, smallOptions(crashfs.New(1).Mount()))
@@ -309,17 +353,26 @@ func TestOffsetsAfterTrim(t *testing.T) {
 	if _, err := l.Apply(5); err != nil {
 		t.Fatal(err)
 	}
-	for ts, want := range map[int64]segment.Offset{0: 3, 115: 3, 125: 5, 700: 5} {
-		if at, _, ok, err := l.OffsetForTime(ts, 99); err != nil || !ok || at != want {
-			t.Errorf("time %d: offset %d, %v, %v; want %d", ts, at, ok, err, want)
+	check := func() {
+		t.Helper()
+		for ts, want := range map[int64]segment.Offset{0: 3, 115: 3, 125: 5, 700: 5} {
+			if at, _, ok, err := l.OffsetForTime(ts, 99); err != nil || !ok || at != want {
+				t.Errorf("time %d: offset %d, %v, %v; want %d", ts, at, ok, err, want)
+			}
+		}
+		if at, _, ok, err := l.OffsetForTime(701, 99); ok || err != nil {
+			t.Errorf("time 701: offset %d, %v", at, err)
+		}
+		if at, ts, ok, err := l.MaxTimestamp(99); at != 5 || ts != 700 || !ok || err != nil {
+			t.Errorf("largest timestamp %d at %d, %v, %v", ts, at, ok, err)
 		}
 	}
-	if at, _, ok, err := l.OffsetForTime(701, 99); ok || err != nil {
-		t.Errorf("time 701: offset %d, %v", at, err)
+	check()
+	mustAppend(t, l, batchOfRecords(1, 1, 9000, 1, 1)) // closes the segment
+	if _, err := l.Apply(6); err != nil || len(l.parts) != 2 {
+		t.Fatal(err, len(l.parts))
 	}
-	if at, ts, ok, err := l.MaxTimestamp(99); at != 5 || ts != 700 || !ok || err != nil {
-		t.Errorf("largest timestamp %d at %d, %v, %v", ts, at, ok, err)
-	}
+	check()
 }
 
 // TestExpired: the rules of age and size.
