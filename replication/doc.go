@@ -16,6 +16,7 @@
 //	node.go metagroup.go metastore.go
 //	founding.go join.go forward.go
 //	quorum.go                          the data folder's identity and the metadata group
+//	planted.go                         bugs that the simulator must find, in no ordinary build
 //
 // Package transport carries raft's messages, package metadata is the replicated
 // state machine of the cluster.

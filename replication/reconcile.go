@@ -21,6 +21,7 @@ import (
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport"
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/planted"
 )
 
 // Errors that keep a replica out of its group. Nothing is deleted for them.
@@ -357,6 +358,11 @@ func (h *Host) open(opened []assignment) error {
 }
 
 func (h *Host) openReplica(a assignment) (*Partition, error) {
+	if planted.NoIncarnation {
+		if err := h.makeLostAnew(a); err != nil {
+			return nil, err
+		}
+	}
 	if a.replica.NodeIncarnation != h.node.Incarnation() {
 		return nil, fmt.Errorf("%w: the metadata names another incarnation of this node, whose disk was replaced", ErrLostReplica)
 	}

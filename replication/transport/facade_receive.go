@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/planted"
 )
 
 // Codes of the errors with which a group's requests are answered. Numbers are
@@ -167,6 +168,9 @@ func (f *Facade) noteCommitted(args *raft.AppendEntriesRequest, resp *raft.Appen
 // behind prev+len(entries) its own last entries may be ones that the leader never
 // had. Reproduced: without this a follower applies a divergent suffix.
 func clampCommit(args *raft.AppendEntriesRequest) {
+	if planted.NoCommitClamp {
+		return
+	}
 	args.LeaderCommitIndex = min(args.LeaderCommitIndex, args.PrevLogEntry+uint64(len(args.Entries)))
 }
 
