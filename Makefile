@@ -8,7 +8,7 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race demo cluster cluster-down cluster-clean soak proof strace-proof interop fuzz lint
+.PHONY: help build test race demo cluster cluster-down cluster-clean soak simulate planted proof strace-proof interop fuzz lint
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,18 @@ cluster-clean: ## stop the three brokers and remove their data
 
 soak: build ## kill, stop and restart brokers under load, for 10 minutes or more
 	$(GO) run ./cmd/soak -millrace bin/millrace
+
+SEEDS ?= 1000
+SEED  ?= 0
+SIMULATE := GOMAXPROCS=1 GODEBUG=asyncpreemptoff=1 $(GO) test -count=1 -timeout 60m -v
+
+simulate: ## whole clusters on virtual time, with faults: SEEDS (1000) of them, from SEED on
+	@$(SIMULATE) -run TestFreshSeeds ./cmd/internal/simulation -seeds $(SEEDS) -seed $(SEED)
+
+planted: ## put each planted bug into the product and let the simulator find it
+	@set -e; for bug in commit-clamp-off sync-left-out check-before-apply incarnation-check-off; do \
+	  MILLRACE_PLANTED_BUG=$$bug $(SIMULATE) -tags plantedbug -run TestPlantedBugIsFound ./cmd/internal/simulation -seed 1; \
+	done
 
 proof: ## produce a gigabyte and prove that the segment files are the log
 	$(GO) test -count=1 -run TestSegmentsAreTheLog -v ./cmd/internal/durability -proof-megabytes 1024
