@@ -38,6 +38,11 @@ func makeFolder(fsys vfs.FS, dir string) error {
 	if there, err := exists(fsys, filepath.Join(dir, manifestName)); err != nil || there {
 		return errors.Join(err, existsError(there, dir))
 	}
+	return makeFolders(fsys, dir)
+}
+
+// makeFolders is makeFolder of one that may hold a replica.
+func makeFolders(fsys vfs.FS, dir string) error {
 	var parents []string
 	for child := filepath.Clean(dir); filepath.Dir(child) != child; child = filepath.Dir(child) {
 		there, err := exists(fsys, child)

@@ -11,6 +11,7 @@
 //	checkpoint                  the applied state: where the next start begins
 //	*.torn                      what an uncertain recovery cut
 //	*.tmp                       left by a crash, removed at the next start
+//	seed/                       a copy of another replica's segments on its way in
 //
 // # The parts
 //
@@ -31,6 +32,9 @@
 //	read.go        Read for consumers; offsets.go finds offsets by time and term
 //	checkpoint.go  the applied state on disk; manifest.go the list of segments
 //	cache.go       TailCache; files.go FileCache and the open segments
+//	seed.go        Seed: sealed segments as files; seedsource.go reads them where
+//	               they are given, staging.go collects them where they are taken,
+//	               switch.go makes them the log
 //
 // # Who calls what
 //
@@ -38,7 +42,8 @@
 // at a time: raft's main goroutine, in StoreLogs and DeleteRange. Apply belongs to
 // one goroutine at a time as well: raft's state machine. Everything else may be
 // called from anywhere at any time. There are no goroutines of its own: whoever hears
-// that a trim was applied calls Reclaim.
+// that a trim was applied calls Reclaim. A Staging is beside the Log, which must be
+// closed for Switch only.
 //
 // Locks, in the order in which they nest: Log.reclaiming, Log.append (the end of the
 // files), Log.checkpointing, part.opening, Log.listing (the manifest), Log.mu (what
@@ -119,6 +124,24 @@
 // doubt before. Assumption: a change of a length, and the name of a folder, are the
 // file system's journal's, and after a sync of those that failed it either goes on
 // trying or ends.
+//
+// Seed. Everything happens in the folder seed, which Open does not look at. Frames
+// are written, read again and checked from the first to the last, and synced; then the
+// index is made from them, durably, with the names of both; then the header, by
+// rename, which so proves its segment. A crash leaves whole segments and the beginning
+// of one; that is checked and written anew before it is gone on with, since a sync of
+// it may have failed.
+//
+// Switch. When all is there:
+//  1. the segment behind the seed and the checkpoint are made, in the folder seed;
+//  2. the new manifest replaces the old one, marked as a switch; it names the old
+//     segments as dropped;
+//  3. segments and checkpoint are moved to their places, over old ones of their names;
+//  4. the manifest without the mark replaces it, and the folder seed is removed.
+//
+// 2 decides: before it the old log is whole, and behind it, Open goes on with 3 before
+// it looks at anything else. It begins with 2 once more, and renames once more what is
+// at its place: a rename whose sync failed is lost in a power cut.
 //
 // No space is met without damage: space is reserved before a round is written, and
 // what was written of a failed commit is cut back and synced. Any other write

@@ -31,6 +31,10 @@ type manifest struct {
 	through  segment.Index
 	segments []segmentRef
 	dropped  []segment.Offset
+
+	// switching: segments and checkpoint are on their way from the staging folder, see
+	// finishSwitch.
+	switching bool
 }
 
 // segmentRef names a segment.
@@ -120,7 +124,7 @@ func readManifest(fsys vfs.FS, dir string) (*manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
-	m, err := decodeManifest(data)
+	m, err := unwrapSwitch(data)
 	if err != nil {
 		return nil, &CorruptionError{Dir: dir, File: manifestName, Position: -1, Class: segment.ClassCorrupt, Detail: err.Error()}
 	}
@@ -139,7 +143,7 @@ func ReadIdentity(fsys vfs.FS, dir string) (Identity, error) {
 
 // writeManifest replaces the manifest, durably.
 func writeManifest(fsys vfs.FS, dir string, m *manifest) error {
-	if err := vfs.WriteFile(fsys, filepath.Join(dir, manifestName), m.encode()); err != nil {
+	if err := vfs.WriteFile(fsys, filepath.Join(dir, manifestName), wrapSwitch(m)); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
 	return nil

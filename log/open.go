@@ -15,6 +15,8 @@ import (
 // Recovery says so. A *CorruptionError is damage to what was synced: nothing was
 // changed for it. fs.ErrNotExist means that there is no replica.
 //
+// A switch to a seed that was committed is finished first, see Staging.Switch.
+//
 // It reads the manifest, the checkpoint and the headers of all segments, follows
 // the frames from the checkpoint on, and checks the CRCs of those that are not
 // proven synced. What it read, it makes durable, since raft counts all of it as
@@ -31,6 +33,11 @@ func Open(o Options) (*Log, error) {
 	}
 	if err := matches(o.Identity, m.identity); err != nil {
 		return nil, fmt.Errorf("open log: %s: %w", o.Dir, err)
+	}
+	if m.switching {
+		if err := finishSwitch(o.FS, o.Dir, m); err != nil {
+			return nil, fmt.Errorf("open log: finish the switch to a seed: %w", err)
+		}
 	}
 	l := &Log{options: o, identity: m.identity, files: o.Files, start: m.start, through: m.through, subscribers: map[*subscription]struct{}{}}
 	left, err := l.findLeftovers(m)

@@ -16,6 +16,7 @@
 //	scanner.go        Scanner: frames of a file, one after the other
 //	reader.go         Reader: frames by index, offset and time
 //	verify.go         Checks: which pieces were checked lately
+//	received.go       CheckReceived: a segment copied from another replica
 //
 // # Crash safety of the files
 //
@@ -68,6 +69,9 @@ const (
 	FormatCheckpoint1 Format = 4
 	// FormatManifest2 is a manifest that says how far a trim may remove segments.
 	FormatManifest2 Format = 5
+	// FormatSwitch1 is a replica's manifest while the files of a seed are moved in, see
+	// package log.
+	FormatSwitch1 Format = 6
 )
 
 // The envelope of the small files: header file, manifest, checkpoint. Big endian,
