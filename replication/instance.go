@@ -84,22 +84,14 @@ type instance struct {
 	left    chan struct{} // closed when it is closing and inside is 0
 	quiet   chan struct{} // closed when it is closing, and inside and pending are 0
 
-	disk     diskCalls
-	notify   chan bool
-	futures  chan pending
-	pending  atomic.Int64 // proposals handed over and not answered
-	current  atomic.Pointer[Proposal]
-	failure  atomic.Pointer[error] // why StoreLogs poisoned it
-	stopped  chan struct{}
-	answered chan struct{}  // closed when answer has returned
-	workers  sync.WaitGroup // watch
-	once     sync.Once
-}
-
-// pending is a proposal that raft has.
-type pending struct {
-	proposal *Proposal
-	future   raft.Future
+	disk       diskCalls
+	notify     chan bool
+	unanswered unanswered            // what raft was handed
+	pending    atomic.Int64          // proposals handed over and not answered
+	failure    atomic.Pointer[error] // why StoreLogs poisoned it
+	stopped    chan struct{}
+	workers    sync.WaitGroup // watch
+	once       sync.Once
 }
 
 // newInstance starts raft on the partition's log as it is.
@@ -109,10 +101,9 @@ func (p *Partition) newInstance() (in *instance, err error) {
 		left:      make(chan struct{}),
 		quiet:     make(chan struct{}),
 		notify:    make(chan bool, 16),
-		futures:   make(chan pending, 4*maxAppendEntries),
 		stopped:   make(chan struct{}),
-		answered:  make(chan struct{}),
 	}
+	in.unanswered.answer = in.answer
 	if in.facade, err = p.facade(); err != nil {
 		return nil, err
 	}
@@ -135,8 +126,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	if err := p.register(in.facade); err != nil {
 		return nil, errors.Join(err, in.raft.Shutdown().Error())
 	}
-	go in.answer() // watch begins once the instance is the current one
-	return in, nil
+	return in, nil // watch begins once it is the current one
 }
 
 // newRaft turns a panic of raft's start into an error: it panics on an entry
@@ -207,25 +197,21 @@ func (in *instance) apply(proposal *Proposal) {
 		future = in.raft.ApplyLog(raft.Log{Data: proposal.frame, Extensions: handle}, 0)
 	}
 	in.pending.Add(1)
-	in.futures <- pending{proposal, future}
+	in.unanswered.add(pending{proposal, future})
 }
 
-// answer waits for raft's futures in order and resolves the proposals.
-func (in *instance) answer() {
-	defer close(in.answered)
-	for p := range in.futures {
-		in.current.Store(p.proposal)
-		if p.proposal.barrier {
-			in.barrierPassed(p.future)
-		} else {
-			result, err := outcome(p.future.(raft.ApplyFuture))
-			in.partition.settle(p.proposal, result, err)
-		}
-		in.pending.Add(-1)
-		in.gate.Lock()
-		in.emptiedLocked()
-		in.gate.Unlock()
+// answer waits for raft's future and resolves the proposal.
+func (in *instance) answer(p pending) {
+	if p.proposal.barrier {
+		in.barrierPassed(p.future)
+	} else {
+		result, err := outcome(p.future.(raft.ApplyFuture))
+		in.partition.settle(p.proposal, result, err)
 	}
+	in.pending.Add(-1)
+	in.gate.Lock()
+	defer in.gate.Unlock()
+	in.emptiedLocked()
 }
 
 // watch follows raft's role. It drains notify and nothing else: raft's main
@@ -314,13 +300,11 @@ func (in *instance) shutdown() {
 	if err := done.Error(); err != nil {
 		in.partition.logger.Warn("raft did not stop cleanly", "topic", in.partition.topic, "err", err)
 	}
+	in.unanswered.release()
 	<-in.left
-	close(in.futures)
 	close(in.stopped)
 	in.workers.Wait()
-	select {
-	case <-in.answered:
-	case <-time.After(closeGrace):
+	if !in.answeredAll() {
 		in.abandon()
 	}
 }
@@ -363,6 +347,20 @@ func (d *diskCalls) begin() (end func()) {
 
 func (d *diskCalls) underWay() bool { return d.count.Load() > 0 }
 
+// answeredAll waits for raft's answers to what it was handed, for closeGrace.
+func (in *instance) answeredAll() bool {
+	done := in.unanswered.done()
+	if done == nil {
+		return true
+	}
+	select {
+	case <-done:
+		return true
+	case <-time.After(closeGrace):
+		return false
+	}
+}
+
 // abandon answers what raft never will: after a term could not be stored its main
 // goroutine is gone, and with it whoever would answer what was in its channel. The
 // one goroutine that waits for such a future stays behind until the process ends,
@@ -370,18 +368,7 @@ func (d *diskCalls) underWay() bool { return d.count.Load() > 0 }
 func (in *instance) abandon() {
 	in.partition.logger.Warn("raft left proposals without an answer: one goroutine stays behind until the process ends",
 		"topic", in.partition.topic, "partition", in.partition.group.Partition, "unanswered", in.pending.Load())
-	if p := in.current.Load(); p != nil {
+	for _, p := range in.unanswered.abandon() {
 		in.partition.settle(p, Result{}, ErrUnknownOutcome)
-	}
-	for {
-		select {
-		case p, more := <-in.futures:
-			if !more {
-				return
-			}
-			in.partition.settle(p.proposal, Result{}, ErrUnknownOutcome)
-		default:
-			return
-		}
 	}
 }

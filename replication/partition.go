@@ -70,7 +70,7 @@ type Partition struct {
 	short      atomic.Bool              // some replica is not in sync, as last announced
 
 	stop     chan struct{}
-	drained  chan struct{}  // closed when the drainer has ended
+	draining sync.WaitGroup // drain, while something is queued
 	restarts sync.WaitGroup // goroutines that replace the instance or campaign
 }
 
@@ -79,18 +79,16 @@ type Partition struct {
 func startPartition(config partitionConfig) (*Partition, error) {
 	p := &Partition{
 		partitionConfig: config,
-		queue:           newQueue(),
 		proposals:       newProposalTable(),
 		stop:            make(chan struct{}),
-		drained:         make(chan struct{}),
 	}
+	p.queue = newQueue(func() { p.draining.Go(p.drain) })
 	p.leadership.Store(&Leadership{})
 	in, err := p.newInstance()
 	if err != nil {
 		return nil, errors.Join(err, p.log.Close())
 	}
 	p.run(in)
-	go p.drain()
 	return p, nil
 }
 
@@ -167,17 +165,10 @@ func (p *Partition) enqueue(ctx context.Context, proposal *Proposal) *Proposal {
 }
 
 // drain hands queued proposals to raft, one after the other: concurrent callers
-// of Apply would lose the order.
+// of Apply would lose the order. It ends when there are none.
 func (p *Partition) drain() {
-	defer close(p.drained)
-	for {
-		select {
-		case <-p.stop:
-			p.refuse(p.queue.drain())
-			return
-		case <-p.queue.wake:
-		}
-		for _, proposal := range p.queue.drain() {
+	for proposals := p.queue.drain(); len(proposals) > 0; proposals = p.queue.drain() {
+		for _, proposal := range proposals {
 			p.hold.Lock()
 			p.hand(proposal)
 			p.hold.Unlock()
@@ -337,7 +328,7 @@ func (p *Partition) Close() error {
 	if in != nil {
 		in.close()
 	}
-	<-p.drained
+	p.draining.Wait() // nothing is queued any more, so that it starts no more
 	p.restarts.Wait()
 	p.lead(Leadership{})
 	return p.log.Close()

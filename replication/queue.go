@@ -19,8 +19,9 @@ type queue struct {
 	items   []*Proposal
 	bytes   int64      // admitted and not yet released
 	waiting *list.List // of *admission, first come first served
-	wake    chan struct{}
-	err     error // set once closed
+	start   func()     // starts the one who drains, who is there while items are
+	drained bool       // nobody drains
+	err     error      // set once closed
 }
 
 // admission is a caller that waits for room.
@@ -29,8 +30,10 @@ type admission struct {
 	granted  chan struct{}
 }
 
-func newQueue() *queue {
-	return &queue{waiting: list.New(), wake: make(chan struct{}, 1)}
+// newQueue is an empty queue. start is called under its lock when an item comes and
+// nobody drains; whoever it starts calls drain until there is nothing.
+func newQueue(start func()) *queue {
+	return &queue{waiting: list.New(), start: start, drained: true}
 }
 
 // add admits the proposal, waiting for room until ctx ends. On an error the
@@ -77,7 +80,7 @@ func (q *queue) fitsLocked(p *Proposal) bool {
 func (q *queue) admitLocked(p *Proposal) {
 	q.bytes += int64(len(p.frame))
 	q.items = append(q.items, p)
-	q.wakeUp()
+	q.wakeUpLocked()
 }
 
 func (q *queue) grantLocked() {
@@ -92,10 +95,10 @@ func (q *queue) grantLocked() {
 	}
 }
 
-func (q *queue) wakeUp() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
+func (q *queue) wakeUpLocked() {
+	if q.drained {
+		q.drained = false
+		q.start()
 	}
 }
 
@@ -107,7 +110,7 @@ func (q *queue) addBarrier(p *Proposal) bool {
 		return false
 	}
 	q.items = append(q.items, p)
-	q.wakeUp()
+	q.wakeUpLocked()
 	return true
 }
 
@@ -119,16 +122,19 @@ func (q *queue) release(size int) {
 	q.grantLocked()
 }
 
-// drain takes everything queued.
+// drain takes everything queued. Nothing: whoever drains is done, and another is
+// started for the next item.
 func (q *queue) drain() []*Proposal {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	items := q.items
 	q.items = nil
+	q.drained = len(items) == 0
 	return items
 }
 
-// close refuses what comes from now on, and everybody who waits.
+// close refuses what comes from now on, and everybody who waits. It starts nobody
+// to drain: whoever drains is there while items are.
 func (q *queue) close(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -142,5 +148,4 @@ func (q *queue) close(err error) {
 		close(a.granted)
 	}
 	q.waiting.Init()
-	q.wakeUp()
 }

@@ -13,7 +13,7 @@ func sized(n int) *Proposal { return newProposal(make([]byte, n), segment.Header
 
 func TestQueueKeepsOrderAndBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(func() {})
 		first, second, third := sized(maxQueuedBytes), sized(10), sized(20)
 		must(t, q.add(t.Context(), first))
 		added := make(chan *Proposal, 2)
@@ -39,7 +39,7 @@ func TestQueueKeepsOrderAndBounds(t *testing.T) {
 }
 
 func TestQueueAdmitsOneLargerBatchAlone(t *testing.T) {
-	q := newQueue()
+	q := newQueue(func() {})
 	must(t, q.add(t.Context(), sized(2*maxQueuedBytes)))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -50,7 +50,7 @@ func TestQueueAdmitsOneLargerBatchAlone(t *testing.T) {
 
 func TestQueueWaiterThatGivesUpMakesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(func() {})
 		must(t, q.add(t.Context(), sized(maxQueuedBytes-10)))
 		ctx, cancel := context.WithCancel(t.Context())
 		gaveUp := make(chan error, 1)
@@ -72,7 +72,7 @@ func TestQueueWaiterThatGivesUpMakesWay(t *testing.T) {
 
 func TestClosedQueueRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(func() {})
 		must(t, q.add(t.Context(), sized(maxQueuedBytes)))
 		waiting := sized(1)
 		done := make(chan error, 1)
@@ -87,4 +87,32 @@ func TestClosedQueueRefuses(t *testing.T) {
 			t.Errorf("a late proposal: %v", err)
 		}
 	})
+}
+
+// Whoever drains is started for the first item and there until nothing is left.
+func TestQueueStartsOneDrainer(t *testing.T) {
+	started := 0
+	q := newQueue(func() { started++ })
+	for range 2 {
+		must(t, q.add(t.Context(), sized(1)))
+	}
+	q.addBarrier(sized(0))
+	if got := q.drain(); len(got) != 3 || started != 1 {
+		t.Fatalf("%d drainers for %d items", started, len(got))
+	}
+	must(t, q.add(t.Context(), sized(1))) // before the drainer has looked again
+	if got := q.drain(); len(got) != 1 || started != 1 {
+		t.Fatalf("%d drainers, the first has %d more items", started, len(got))
+	}
+	if len(q.drain()) != 0 {
+		t.Fatal("an item from nowhere")
+	}
+	must(t, q.add(t.Context(), sized(1)))
+	if started != 2 {
+		t.Errorf("%d drainers, the second was to come for the last item", started)
+	}
+	q.close(ErrClosed)
+	if len(q.drain()) != 1 || started != 2 {
+		t.Errorf("what was queued before the end is not drained by the one who is there")
+	}
 }
