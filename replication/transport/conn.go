@@ -38,8 +38,9 @@ type conn struct {
 	reader chan struct{} // closed when the reader has returned
 	err    error         // why, readable after done
 
-	heard   atomic.Int64 // when bytes last came, in nanoseconds since mux.epoch
-	stalled atomic.Bool  // the reader waits for memory, so silence means nothing
+	heard   atomic.Int64          // when bytes last came, in nanoseconds since mux.epoch
+	stalled atomic.Bool           // the reader waits for memory, so silence means nothing
+	pulse   atomic.Pointer[pulse] // of the node, if the connection counts for it
 
 	pingPending atomic.Bool // a ping waits for the writer
 	pingID      atomic.Uint64
@@ -189,9 +190,18 @@ func (c *conn) write() {
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.net.Read(p)
 	if n > 0 {
-		c.heard.Store(int64(c.mux.now()))
+		c.noteHeard()
 	}
 	return n, err
+}
+
+// noteHeard notes that the peer was heard now.
+func (c *conn) noteHeard() {
+	now := c.mux.now()
+	c.heard.Store(int64(now))
+	if p := c.pulse.Load(); p != nil {
+		p.beat(now, time.Duration(c.mux.awake.Load()))
+	}
 }
 
 // readBuffer is the reader's buffer in bytes; larger bodies bypass it.

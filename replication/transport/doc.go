@@ -22,7 +22,9 @@
 // Files, from the wire up: frame.go (a frame), handshake.go (who is there),
 // outbox.go (frames on their way out), request.go (requests and their memory),
 // conn.go (a connection), limits.go (what a peer may cost), peers.go (addresses,
-// dialling), accept.go (the listener), watch.go (pings, silence, how often trouble is logged), mux.go.
+// dialling), accept.go (the listener), watch.go (pings, silence, how often trouble
+// is logged), verdict.go (whether a peer lives), suspicion.go (whether others think
+// so too), mux.go.
 //
 // What it promises:
 //

@@ -176,7 +176,7 @@ func (c *conn) receiveBody(r *bufio.Reader, h frameHeader) ([]byte, error) {
 func (c *conn) wait(b *budget, n int64) error {
 	c.stalled.Store(true)
 	ok := b.take(n, c.done)
-	c.heard.Store(int64(c.mux.now())) // before stalled falls: the wait was not silence
+	c.noteHeard() // before stalled falls: the wait was not silence
 	c.stalled.Store(false)
 	if !ok {
 		return c.err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/replication/metadata"
@@ -58,6 +59,7 @@ type Mux struct {
 	wg       sync.WaitGroup // every goroutine of the mux
 	noise    noiseLimiter
 	receipts receipts
+	awake    atomic.Int64 // see wake, in nanoseconds
 
 	mu        sync.Mutex // may be held while taking a conn's locks, never the other way
 	started   bool
@@ -216,6 +218,8 @@ func (m *Mux) startLocked(c *conn) {
 		return
 	}
 	m.conns[c] = struct{}{}
+	m.listenLocked(c)
+	c.noteHeard() // its handshake
 	m.spawnLocked(c.read)
 	m.spawnLocked(c.write)
 }

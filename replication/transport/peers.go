@@ -46,6 +46,8 @@ type peer struct {
 	address string
 	removed bool
 	wake    chan struct{} // capacity 1: ends a wait of keepControl
+	pulse   *pulse        // never changes
+	verdict Verdict       // as last told to the watchers
 	links   [classes]link
 }
 
@@ -113,11 +115,16 @@ func (m *Mux) SetAddress(node metadata.NodeID, address string) {
 		m.wakeLocked(p)
 		return
 	}
-	p = &peer{node: node, address: address, wake: make(chan struct{}, 1)}
+	p = &peer{node: node, address: address, wake: make(chan struct{}, 1), pulse: m.newPulse()}
 	for class := range p.links {
 		p.links[class] = link{peer: p, class: Class(class)}
 	}
 	m.peers[node] = p
+	for c := range m.conns {
+		if c.peer.Node == node {
+			m.listenLocked(c)
+		}
+	}
 	if m.started {
 		m.spawnLocked(func() { m.keepControl(p) })
 	}
@@ -194,8 +201,8 @@ func (m *Mux) Status(node metadata.NodeID) (Status, bool) {
 	return s, true
 }
 
-// WatchPeers sends on ch, without waiting, whenever Up of any node changes; give
-// it capacity 1 and look again at what matters. cancel ends it.
+// WatchPeers sends on ch, without waiting, whenever Up or Verdict of any node
+// changes; give it capacity 1 and look again at what matters. cancel ends it.
 func (m *Mux) WatchPeers(ch chan<- struct{}) (cancel func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -378,6 +385,7 @@ func (m *Mux) attempt(l *link, a *attempt) {
 		a.err, l.err = err, err
 		if current {
 			l.delayLocked()
+			m.judgeLocked(l.peer)
 		}
 		return
 	}
@@ -434,6 +442,9 @@ func (m *Mux) forgetConn(c *conn) {
 	delete(m.conns, c)
 	if m.accepted[c.acceptedKey()] == c {
 		delete(m.accepted, c.acceptedKey())
+	}
+	if p := m.peers[c.peer.Node]; p != nil {
+		defer m.judgeLocked(p)
 	}
 	l := c.link
 	if l == nil || l.conn != c {

@@ -30,12 +30,17 @@ var errSilent = errors.New("peer is silent")
 func (m *Mux) watch() {
 	ticker := time.NewTicker(pingInterval)
 	defer ticker.Stop()
+	last := m.now()
 	for tick := 0; ; tick++ {
 		select {
 		case <-ticker.C:
 		case <-m.ctx.Done():
 			return
 		}
+		now := m.now()
+		m.wake(now - last)
+		last = now
+		m.judgeAll()
 		own := m.config.Identity()
 		m.mu.Lock()
 		conns := make([]*conn, 0, len(m.conns))

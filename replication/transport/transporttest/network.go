@@ -25,6 +25,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -40,7 +41,7 @@ var (
 	ErrReset = errors.New("connection reset by peer")
 	// ErrRefused is a dial to an address where nobody listens, or over a link
 	// that is cut.
-	ErrRefused = errors.New("connection refused")
+	ErrRefused = fmt.Errorf("%w", syscall.ECONNREFUSED)
 )
 
 // Network is a set of hosts and the links between them. All methods may be
