@@ -12,6 +12,7 @@
 //	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
 //	trim.go retention.go               moving the log start, and what has expired
 //	leaders.go gossip.go groupup.go    who leads what, told from node to node
+//	detector.go electors.go            a node that has died, and elections for all that it led
 //	transfer.go move.go                moving leadership, from any node
 //	node.go metagroup.go metastore.go
 //	founding.go join.go forward.go

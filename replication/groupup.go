@@ -155,6 +155,12 @@ func (p *Partition) campaignIfFirst(expected func(raft.ServerID) bool) {
 	if !running || in == nil || !p.peers.shouldCampaign(own, p.members(), expected) {
 		return
 	}
+	p.startCampaign(in)
+}
+
+// startCampaign asks raft for an election, unless it has been asked and has not
+// begun, and returns at once.
+func (p *Partition) startCampaign(in *instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.campaigning {

@@ -84,6 +84,8 @@ type Host struct {
 	cache  *log.TailCache
 	files  *log.FileCache
 
+	detector *detector
+
 	leaders  *leaderTable
 	watchers watchers
 	retainer *retainer
@@ -132,6 +134,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 		h.cancel()
 		return nil, errors.Join(err, h.closeParts(), h.closeNode())
 	}
+	h.workers.Go(h.detector.run)
 	h.workers.Add(5)
 	go h.retainer.run()
 	go h.reconcileLoop()
@@ -166,6 +169,7 @@ func (h *Host) openParts(ctx context.Context) (err error) {
 		KafkaAddress: c.KafkaAddress, Rack: c.Rack, Version: c.Version, Timings: c.Timings,
 		Logger: h.logger, Fatal: h.fatal,
 	})
+	h.detector = newDetector(h.context, h.mux, h.electors, h.logger)
 	return err
 }
 

@@ -25,6 +25,7 @@ type hosts struct {
 	*testing.T
 	network *transporttest.Network
 	nodes   []*hostNode
+	timings Timings // of the nodes that start
 	// policy and retentionInterval of all nodes, for starts to come.
 	policy            func(*metadata.Topic) Policy
 	retentionInterval time.Duration
@@ -43,7 +44,13 @@ func hostAddress(id metadata.NodeID) string { return fmt.Sprintf("broker%d:1", i
 
 func newHosts(t *testing.T, count int) *hosts {
 	t.Helper()
-	c := &hosts{T: t, network: transporttest.New()}
+	return newHostsWith(t, count, testTimings)
+}
+
+// newHostsWith is newHosts with other clocks of raft.
+func newHostsWith(t *testing.T, count int, timings Timings) *hosts {
+	t.Helper()
+	c := &hosts{T: t, network: transporttest.New(), timings: timings}
 	for id := metadata.NodeID(1); id <= metadata.NodeID(count); id++ {
 		c.nodes = append(c.nodes, &hostNode{cluster: c, id: id, fs: crashfs.New(int64(id)), logs: &logBuffer{}})
 	}
@@ -78,7 +85,7 @@ func (n *hostNode) start() {
 		FS: n.fs.Mount(), DataDir: "/data", Node: n.id, Listener: listener, Dial: t.network.Dialer(transporttest.Host(hostAddress(n.id))),
 		RPCAddress: hostAddress(n.id), KafkaAddress: fmt.Sprintf("broker%d:9092", n.id), Join: list,
 		MetaStores: func(fsys vfs.FS, dir string) (MetaStores, error) { return metamodel.Open(fsys, dir) },
-		Timings:    testTimings,
+		Timings:    t.timings,
 		Policy:     t.policy, RetentionInterval: t.retentionInterval,
 		Logger: slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Fatal:  func(err error) { t.Logf("node %d: fatal: %v", n.id, err) },

@@ -339,10 +339,6 @@ func (m *MetaGroup) campaignIfFirst(in *metaInstance) bool {
 	if !m.peers.shouldCampaign(own, voters, func(raft.ServerID) bool { return false }) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, campaignTimeout)
-	defer cancel()
-	if err := in.facade.Campaign(ctx); err != nil {
-		m.logger.Debug("no election of the metadata leader started", "err", err)
-	}
+	m.campaign(in)
 	return true
 }

@@ -21,14 +21,15 @@ import (
 
 // metaInstance is one run of raft in the metadata group.
 type metaInstance struct {
-	id        raft.ServerID
-	raft      *raft.Raft
-	facade    *transport.Facade
-	stores    MetaStores
-	readyTerm atomic.Uint64 // the term in which this instance leads and has applied all that came before
-	stopped   chan struct{}
-	poke      chan struct{}  // capacity 1: a peer said something new
-	work      sync.WaitGroup // joined by stop
+	id          raft.ServerID
+	raft        *raft.Raft
+	facade      *transport.Facade
+	stores      MetaStores
+	readyTerm   atomic.Uint64 // the term in which this instance leads and has applied all that came before
+	stopped     chan struct{}
+	poke        chan struct{}  // capacity 1: a peer said something new
+	work        sync.WaitGroup // joined by stop
+	campaigning atomic.Bool    // a goroutine of work asks raft for an election, see stand
 
 	gate    sync.Mutex // guards closing against await
 	closing bool

@@ -70,6 +70,13 @@ func (f *Facade) recall(ctx context.Context, term uint64) error {
 // it asks nobody.
 func (f *Facade) WithholdVotes(on bool) { f.withheld.Store(on) }
 
+// MayVote reports whether this replica has a vote in its group that is not
+// withheld: only then may it campaign, and count where a majority must agree.
+func (f *Facade) MayVote() bool {
+	role, _ := f.suffrage(f.config.LocalID)
+	return role == raft.Voter && !f.withheld.Load()
+}
+
 // TimeoutNow implements raft.Transport. It fails at once if the peer is down.
 func (f *Facade) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	if err := f.RequestCampaign(context.Background(), id); err != nil {

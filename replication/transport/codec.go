@@ -47,12 +47,19 @@ import (
 //	version (1)  count (4)  and for each:
 //	topic (16)  partition (4)  replica (1+n)  last term (8)  last index (8)  term (8)  leader (1+n)
 //
+// Suspect, about many groups too:
+//
+//	version (1)  count (4)  and for each:
+//	topic (16)  partition (4)  leader (1+n)
+//
 // Replies, which need no envelope because they belong to a call:
 //
 //	AppendEntries                    version (1) term (8) last log (8) flags (1)
 //	RequestVote, RequestPreVote      version (1) term (8) flags (1)
 //	TimeoutNow                       version (1)
 //	InstallSnapshot                  version (1) term (8) flags (1)
+//	Suspect                          version (1) count (4), for each group that agrees:
+//	                                 topic (16) partition (4) replica (1+n) last term (8) last index (8)
 //
 // Between brokers of different versions: never change; add a version.
 const (

@@ -26,7 +26,11 @@ func goldenMessages() map[string][]byte {
 	table := []entryMeta{{term: 0x0101, kind: raft.LogCommand, size: 5}, {term: 0x0102, kind: raft.LogNoop, size: 0}, {term: 0x0102, kind: raft.LogConfiguration, size: 3}}
 	snapshot := &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 0x0102, LastLogIndex: 0x0304, LastLogTerm: 0x0101, ConfigurationIndex: 0x0201, Configuration: []byte("config"), Size: 8}
 	up := GroupUp{Group: testGroup, Replica: ServerID(1, 0xa1), LastTerm: 0x0101, LastIndex: 0x0304, Term: 0x0102, Leader: ServerID(2, 0xb2)}
+	suspicions := []Suspicion{{Group: testGroup, Leader: ServerID(2, 0xb2)}, {Leader: ServerID(2, 0xb2)}}
+	agreements := []Agreement{{Group: testGroup, Replica: ServerID(1, 0xa1), LastTerm: 0x0101, LastIndex: 0x0304}, {Replica: ServerID(1, 0xa1)}}
 	return map[string][]byte{
+		"suspect":         EncodeSuspicions(suspicions),
+		"suspect-reply":   EncodeAgreements(agreements),
 		"append-frames":   append(encodeAppend(e, request, formFrames, table), "12345xyz"...),
 		"append-data":     append(encodeAppend(e, request, formData, table), "12345xyz"...),
 		"heartbeat":       encodeAppend(e, &raft.AppendEntriesRequest{Term: 0x0102}, formFrames, nil),
@@ -130,6 +134,10 @@ func TestDecodeGolden(t *testing.T) {
 		{Group: testGroup, Replica: sender, LastTerm: 0x0101, LastIndex: 0x0304, Term: 0x0102, Leader: ServerID(2, 0xb2)},
 		{Group: testGroup, Replica: sender},
 	}, ups, err)
+	suspicions, err := DecodeSuspicions(readGolden(t, "suspect"))
+	check("suspect", []Suspicion{{Group: testGroup, Leader: ServerID(2, 0xb2)}, {Leader: ServerID(2, 0xb2)}}, suspicions, err)
+	agreements, err := DecodeAgreements(readGolden(t, "suspect-reply"))
+	check("suspect-reply", []Agreement{{Group: testGroup, Replica: sender, LastTerm: 0x0101, LastIndex: 0x0304}, {Replica: sender}}, agreements, err)
 }
 
 // decodeAny decodes a message by the name of its golden file.
@@ -145,6 +153,12 @@ func decodeAny(name string, b []byte) error {
 		return decodeSnapshotReply(b, "", &raft.InstallSnapshotResponse{})
 	case "group-up":
 		_, err := decodeGroupUps(b)
+		return err
+	case "suspect":
+		_, err := DecodeSuspicions(b)
+		return err
+	case "suspect-reply":
+		_, err := DecodeAgreements(b)
 		return err
 	}
 	e := readEnvelope(r)
@@ -247,10 +261,23 @@ func TestDecodeAllocations(t *testing.T) {
 	}
 }
 
+// encodeAgain decodes a message of many groups and encodes it.
+func encodeAgain(name string, message []byte) []byte {
+	switch name {
+	case "suspect":
+		suspicions, _ := DecodeSuspicions(message)
+		return EncodeSuspicions(suspicions)
+	case "suspect-reply":
+		agreements, _ := DecodeAgreements(message)
+		return EncodeAgreements(agreements)
+	}
+	return message
+}
+
 // FuzzRaftMessage: no bytes from a peer make a decoder or the checks behind it
 // panic, and what decodes encodes to the same bytes.
 func FuzzRaftMessage(f *testing.F) {
-	names := []string{"append-frames", "append-reply", "vote", "vote-reply", "timeout-now", "snapshot", "snapshot-reply", "group-up"}
+	names := []string{"append-frames", "append-reply", "vote", "vote-reply", "timeout-now", "snapshot", "snapshot-reply", "group-up", "suspect", "suspect-reply"}
 	messages := goldenMessages()
 	for i, name := range names {
 		f.Add(uint8(i), messages[name])
@@ -264,6 +291,9 @@ func FuzzRaftMessage(f *testing.F) {
 		err := decodeAny(name, message)
 		if err != nil && !errors.Is(err, ErrMalformed) {
 			t.Fatalf("error %v", err)
+		}
+		if err == nil && !bytes.Equal(encodeAgain(name, message), message) {
+			t.Fatalf("%s %x became %x", name, message, encodeAgain(name, message))
 		}
 		if err != nil || name != "append-frames" {
 			return

@@ -74,6 +74,8 @@ const (
 	MethodMoveLeader Method = 14
 	// MethodQuorum asks the metadata leader how the members of its group are.
 	MethodQuorum Method = 15
+	// MethodSuspect asks a peer whether it, too, takes the leaders of groups for dead.
+	MethodSuspect Method = 16
 )
 
 // methodNames is String's table; index 0 is no method.
@@ -82,7 +84,7 @@ var methodNames = [...]string{
 	MethodRaftAppend: "RaftAppend", MethodRaftVote: "RaftVote", MethodRaftPreVote: "RaftPreVote",
 	MethodRaftTimeoutNow: "RaftTimeoutNow", MethodRaftSnapshot: "RaftSnapshot", MethodGroupUp: "GroupUp",
 	MethodGossip: "Gossip", MethodGossipPull: "GossipPull", MethodForward: "Forward",
-	MethodMoveLeader: "MoveLeader", MethodQuorum: "Quorum",
+	MethodMoveLeader: "MoveLeader", MethodQuorum: "Quorum", MethodSuspect: "Suspect",
 }
 
 // String names the method in logs.
