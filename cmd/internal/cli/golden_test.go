@@ -109,6 +109,15 @@ func TestGolden(t *testing.T) {
 	act("group-delete-again.json", "", "group", "delete", "golden-group", "-y", "--format", "json")
 	look("cluster-info", "cluster", "info")
 	look("cluster-health", "cluster", "health")
+	for _, format := range []string{"text", "json", "yaml"} {
+		act("topic-trim-dry."+format, "", "topic", "trim", "golden-text", "--offset", "1", "--dry-run", "--format", format)
+	}
+	act("topic-trim-unconfirmed.text", "", "topic", "trim", "golden-text", "--offset", "end")
+	act("topic-trim-nothing.json", "", "topic", "trim", "golden-text", "--before", "2001-01-01", "-y", "--format", "json")
+	act("topic-trim-no-partition.text", "", "topic", "trim", "golden-text", "--offset", "1", "-p", "7")
+	act("topic-trim-outside.text", "", "topic", "trim", "golden-text", "--offset", "100", "-y")
+	look("topic-describe-trimmed", "topic", "describe", "golden-text")
+	act("topic-trim-own.text", "", "topic", "trim", "__consumer_offsets", "--offset", "end", "-y")
 	act("topic-delete-unconfirmed.text", "", "topic", "delete", "golden-text")
 	act("topic-delete-no.text", terminal("n\n"), "topic", "delete", "golden-text")
 	act("topic-delete-yes.text", terminal("y\n"), "topic", "delete", "golden-text")
