@@ -58,6 +58,8 @@ type Config struct {
 	CacheBytes int64
 	// OpenFiles bounds the sealed segments kept open; 1,024 without.
 	OpenFiles int
+	// Balance says when leadership goes back to preferred replicas; never without.
+	Balance Balance
 	// Logger is needed.
 	Logger *slog.Logger
 	// Fatal is called once, from any goroutine, when the disk can no longer be
@@ -141,6 +143,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 	go h.followPeers()
 	go h.watchInSync()
 	go h.settle()
+	h.workers.Go(h.balanceLoop)
 	return h, nil
 }
 

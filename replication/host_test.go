@@ -29,6 +29,7 @@ type hosts struct {
 	// policy and retentionInterval of all nodes, for starts to come.
 	policy            func(*metadata.Topic) Policy
 	retentionInterval time.Duration
+	balance           Balance
 }
 
 // hostNode is a disk, and the host that runs on it, if any.
@@ -44,13 +45,18 @@ func hostAddress(id metadata.NodeID) string { return fmt.Sprintf("broker%d:1", i
 
 func newHosts(t *testing.T, count int) *hosts {
 	t.Helper()
-	return newHostsWith(t, count, testTimings)
+	return newHostsOf(t, count, testTimings, Balance{})
 }
 
 // newHostsWith is newHosts with other clocks of raft.
 func newHostsWith(t *testing.T, count int, timings Timings) *hosts {
 	t.Helper()
-	c := &hosts{T: t, network: transporttest.New(), timings: timings}
+	return newHostsOf(t, count, timings, Balance{})
+}
+
+func newHostsOf(t *testing.T, count int, timings Timings, balance Balance) *hosts {
+	t.Helper()
+	c := &hosts{T: t, network: transporttest.New(), timings: timings, balance: balance}
 	for id := metadata.NodeID(1); id <= metadata.NodeID(count); id++ {
 		c.nodes = append(c.nodes, &hostNode{cluster: c, id: id, fs: crashfs.New(int64(id)), logs: &logBuffer{}})
 	}
@@ -85,8 +91,8 @@ func (n *hostNode) start() {
 		FS: n.fs.Mount(), DataDir: "/data", Node: n.id, Listener: listener, Dial: t.network.Dialer(transporttest.Host(hostAddress(n.id))),
 		RPCAddress: hostAddress(n.id), KafkaAddress: fmt.Sprintf("broker%d:9092", n.id), Join: list,
 		MetaStores: func(fsys vfs.FS, dir string) (MetaStores, error) { return metamodel.Open(fsys, dir) },
-		Timings:    t.timings,
-		Policy:     t.policy, RetentionInterval: t.retentionInterval,
+		Timings:    t.timings, Balance: t.balance,
+		Policy: t.policy, RetentionInterval: t.retentionInterval,
 		Logger: slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Fatal:  func(err error) { t.Logf("node %d: fatal: %v", n.id, err) },
 	})

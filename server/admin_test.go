@@ -604,6 +604,23 @@ func TestBrokerSettings(t *testing.T) {
 	}
 }
 
+// TestBalanceSettings: leadership goes back by itself unless that is turned off.
+func TestBalanceSettings(t *testing.T) {
+	for _, row := range []struct {
+		set  map[string]string
+		want replication.Balance
+	}{
+		{nil, replication.Balance{Interval: 5 * time.Minute, Percentage: 10}},
+		{map[string]string{"leader.imbalance.check.interval.seconds": "7", "leader.imbalance.per.broker.percentage": "0"}, replication.Balance{Interval: 7 * time.Second}},
+		{map[string]string{"auto.leader.rebalance.enable": "false"}, replication.Balance{}},
+	} {
+		s, err := newBrokerSettings(row.set)
+		if err != nil || s.balance != row.want {
+			t.Errorf("%v: %+v, %v, want %+v", row.set, s.balance, err, row.want)
+		}
+	}
+}
+
 // Every key's default passes its own check, and names are unique.
 func TestConfigKeys(t *testing.T) {
 	for what, keys := range map[string][]configKey{"topic": topicKeys, "broker": brokerKeys} {

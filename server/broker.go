@@ -146,7 +146,7 @@ func (b *Broker) hostConfig(s *sockets, settings *brokerSettings) replication.Co
 		FS: c.FS, DataDir: c.DataDir, Node: metadata.NodeID(c.NodeID), Listener: s.rpc, Dial: c.Dial,
 		RPCAddress: rpc, KafkaAddress: kafka, Rack: c.Rack, Version: c.Version,
 		Join: c.Join, FoundWithout: c.FoundWithout, MetaStores: c.MetaStores, Timings: c.Timings,
-		OpenFiles: sealed, Logger: c.Logger,
+		OpenFiles: sealed, Balance: settings.balance, Logger: c.Logger,
 		Policy:            func(t *metadata.Topic) replication.Policy { return policyOf(t, settings) },
 		RetentionInterval: settings.retentionCheck,
 		Fatal: func(err error) {

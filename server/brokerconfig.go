@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace/millrace/replication"
 )
 
 // brokerKeys are the configuration keys of a broker that -c sets, with Kafka's
@@ -16,6 +18,7 @@ import (
 var brokerKeys = []configKey{
 	{name: "advertised.listeners", kind: kmsg.ConfigTypeString, fixed: true, doc: "Where clients reach this broker; set by --advertise."},
 	{name: "auto.create.topics.enable", kind: kmsg.ConfigTypeBoolean, value: "true", doc: "Whether a topic is created when a client that allows it asks for its metadata."},
+	{name: "auto.leader.rebalance.enable", kind: kmsg.ConfigTypeBoolean, value: "true", doc: "Whether leadership goes back to preferred replicas by itself, one partition after the other."},
 	{name: "broker.id", kind: kmsg.ConfigTypeInt, fixed: true, low: -1, doc: "As node.id, for older tools."},
 	{name: "broker.rack", kind: kmsg.ConfigTypeString, fixed: true, doc: "The rack of this broker, its failure domain; set by --rack."},
 	{name: "compression.type", kind: kmsg.ConfigTypeString, value: "producer", oneOf: []string{"uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"}, doc: "Default of the topic key."},
@@ -29,6 +32,8 @@ var brokerKeys = []configKey{
 	{name: "group.max.session.timeout.ms", kind: kmsg.ConfigTypeInt, value: "1800000", low: 1, doc: "The longest session time-out a group member may ask for, in milliseconds."},
 	{name: "group.max.size", kind: kmsg.ConfigTypeInt, value: maxInt, low: 1, doc: "The most members of a group."},
 	{name: "group.min.session.timeout.ms", kind: kmsg.ConfigTypeInt, value: "6000", low: 1, doc: "The shortest session time-out a group member may ask for, in milliseconds."},
+	{name: "leader.imbalance.check.interval.seconds", kind: kmsg.ConfigTypeLong, value: "300", low: 1, high: math.MaxInt32, doc: "How often this broker looks for leaderships to hand back to preferred replicas."},
+	{name: "leader.imbalance.per.broker.percentage", kind: kmsg.ConfigTypeInt, value: "10", low: 0, high: 100, doc: "How much of what a broker should lead may be led by others before anything is handed back to it."},
 	{name: "listeners", kind: kmsg.ConfigTypeString, fixed: true, doc: "Where this broker listens; set by --kafka-addr."},
 	{name: "log.cleaner.delete.retention.ms", kind: kmsg.ConfigTypeLong, value: "86400000", doc: "Default of the topic key delete.retention.ms."},
 	{name: "log.cleaner.min.cleanable.ratio", kind: kmsg.ConfigTypeDouble, value: "0.5", high: 1, doc: "Default of the topic key min.cleanable.dirty.ratio."},
@@ -87,6 +92,7 @@ type brokerSettings struct {
 	sessionSlots     int
 	offsetPartitions int32
 	offsetReplicas   int16
+	balance          replication.Balance
 }
 
 // newBrokerSettings checks what was set, and reports all faults at once.
@@ -126,6 +132,10 @@ func newBrokerSettings(set map[string]string) (*brokerSettings, error) {
 	s.sessionSlots = int(s.number("max.incremental.fetch.session.cache.slots"))
 	s.offsetPartitions = int32(s.number("offsets.topic.num.partitions"))
 	s.offsetReplicas = int16(s.number("offsets.topic.replication.factor"))
+	if s.text("auto.leader.rebalance.enable") == "true" {
+		s.balance = replication.Balance{Interval: time.Duration(s.number("leader.imbalance.check.interval.seconds")) * time.Second,
+			Percentage: int(s.number("leader.imbalance.per.broker.percentage"))}
+	}
 	return s, nil
 }
 
