@@ -5,10 +5,10 @@ import "github.com/spf13/cobra"
 func newClusterCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cluster",
-		Short: "Show the brokers and whether all is well",
+		Short: "Show the brokers and partitions, whether all is well, and elect leaders",
 		Args:  cobra.ArbitraryArgs,
 		RunE:  runGroup,
 	}
-	c.AddCommand(newClusterInfoCmd(a), newClusterHealthCmd(a))
+	c.AddCommand(newClusterInfoCmd(a), newClusterHealthCmd(a), newClusterBrokersCmd(a), newClusterPartitionsCmd(a), newClusterLeadersCmd(a))
 	return c
 }

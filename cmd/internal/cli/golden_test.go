@@ -109,6 +109,12 @@ func TestGolden(t *testing.T) {
 	act("group-delete-again.json", "", "group", "delete", "golden-group", "-y", "--format", "json")
 	look("cluster-info", "cluster", "info")
 	look("cluster-health", "cluster", "health")
+	look("cluster-brokers", "cluster", "brokers")
+	look("cluster-partitions", "cluster", "partitions", "--topic", "golden-text")
+	look("cluster-partitions-none", "cluster", "partitions", "--offline", "--under-replicated")
+	look("cluster-partitions-unknown", "cluster", "partitions", "--topic", "golden-txet")
+	look("cluster-leaders", "cluster", "leaders")
+	look("cluster-leaders-elect", "cluster", "leaders", "--elect", "preferred")
 	for _, format := range []string{"text", "json", "yaml"} {
 		act("topic-trim-dry."+format, "", "topic", "trim", "golden-text", "--offset", "1", "--dry-run", "--format", format)
 	}

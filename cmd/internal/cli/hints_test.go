@@ -35,6 +35,9 @@ func TestHints(t *testing.T) {
 		{[]string{"server", "--data-dir", ""}, 2, []string{"--data-dir is empty"}, ""},
 		{[]string{"consume", "hints", "--format", "json", "-f", `%v\n`}, 2, []string{"cannot be used together"}, ""},
 		{[]string{"produce", "hints", "--format", "json", "-f", `%v\n`}, 2, []string{"cannot be used together"}, ""},
+		{[]string{"cluster", "leaders", "--elect", "unclean"}, 2, []string{"there is no unclean election", "hint: bring back a majority"}, ""},
+		{[]string{"cluster", "leaders", "--elect", "prefered"}, 2, []string{`--elect "prefered" is not preferred`, "hint: --elect preferred"}, ""},
+		{[]string{"cluster", "leaders", "--dry-run"}, 2, []string{"--dry-run without --elect", "hint: add --elect preferred"}, ""},
 		{[]string{"cluster", "health", "--exit-when-healthy", "--timeout", "300ms", "-b", "127.0.0.1:1"}, 3, []string{"error: not healthy within 300ms: no broker answered"}, "deadline"},
 	}
 	for _, test := range tests {
