@@ -20,7 +20,7 @@ var changing = []struct {
 	with    string
 }{
 	{regexp.MustCompile(`(?m)^((?:ID|CLUSTER) +|\s*"?(?:id|cluster_id)"?: "?)[A-Za-z0-9_-]{22}`), "${1}IDENTITY"},
-	{regexp.MustCompile(`(\d+)( +)/\S*/topics/(\S+)/(\d+)-[0-9a-f]{32}`), "BYTES${2}DIR/topics/$3/$4-ID"},
+	{regexp.MustCompile(` +\d+( +)/\S*/topics/(\S+)/(\d+)-[0-9a-f]{32}`), "  BYTES${1}DIR/topics/$2/$3-ID"},
 	{regexp.MustCompile(`/[^"\s]*/topics/([^"\s]+)/(\d+)-[0-9a-f]{32}`), "DIR/topics/$1/$2-ID"},
 	{regexp.MustCompile(`("?bytes"?:) \d+`), "$1 BYTES"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d{5}`), "127.0.0.1:PORTS"},
