@@ -76,6 +76,10 @@ const (
 	MethodQuorum Method = 15
 	// MethodSuspect asks a peer whether it, too, takes the leaders of groups for dead.
 	MethodSuspect Method = 16
+	// MethodSeedDescribe asks a replica what its log can be seeded with.
+	MethodSeedDescribe Method = 17
+	// MethodSeedRead reads a part of a file of a seed.
+	MethodSeedRead Method = 18
 )
 
 // methodNames is String's table; index 0 is no method.
@@ -85,6 +89,7 @@ var methodNames = [...]string{
 	MethodRaftTimeoutNow: "RaftTimeoutNow", MethodRaftSnapshot: "RaftSnapshot", MethodGroupUp: "GroupUp",
 	MethodGossip: "Gossip", MethodGossipPull: "GossipPull", MethodForward: "Forward",
 	MethodMoveLeader: "MoveLeader", MethodQuorum: "Quorum", MethodSuspect: "Suspect",
+	MethodSeedDescribe: "SeedDescribe", MethodSeedRead: "SeedRead",
 }
 
 // String names the method in logs.
