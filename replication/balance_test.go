@@ -20,7 +20,7 @@ func (c *hosts) everywhereLedBy(topic *metadata.Topic, p int32, node metadata.No
 	}
 }
 
-// TestBalanceAfterRestart: a broker that was killed under load and comes back leads
+// TestBalanceAfterRestart: a broker that was killed and comes back under load leads
 // again what it should, and no write fails for it but with an error after which it is
 // certain not to be there.
 func TestBalanceAfterRestart(t *testing.T) {
@@ -38,8 +38,8 @@ func TestBalanceAfterRestart(t *testing.T) {
 			})
 		}
 	}
-	stop := c.load(topic, 0)
 	c.nodes[0].start()
+	stop := c.load(topic, 0)
 	c.ready()
 	for p := range int32(6) {
 		c.everywhereLedBy(topic, p, metadata.NodeID(1+p%3))

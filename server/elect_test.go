@@ -89,8 +89,11 @@ func TestElectLeaders(t *testing.T) {
 			}
 		}
 	}
-	if n.cluster.moves != 2 {
-		t.Errorf("%d leaderships were moved", n.cluster.moves)
+	n.cluster.mu.Lock()
+	moves := n.cluster.moves
+	n.cluster.mu.Unlock()
+	if moves != 2 {
+		t.Errorf("%d leaderships were moved", moves)
 	}
 	n.cluster.leads(topic, 1, 2, 1, 2, 3)
 	one := map[string][]int32{"t": {1}}
@@ -130,11 +133,13 @@ func quorumRequest(version int16, topic string) *kmsg.DescribeQuorumRequest {
 func TestDescribeQuorum(t *testing.T) {
 	n := newTestNode(t, 3, nil)
 	at := time.UnixMilli(1_700_000_000_000)
+	n.cluster.mu.Lock()
 	n.cluster.quorum = replication.Quorum{Leader: 2, Term: 4, Commit: 10, Members: []replication.QuorumMember{
 		{Node: 2, Incarnation: 2, Voter: true, Last: 11, CaughtUpAt: at},
 		{Node: 1, Incarnation: 0x0102, Voter: true, Last: 10, HeardAt: at.Add(-1), CaughtUpAt: at.Add(-2 * time.Millisecond)},
 		{Node: 3, Incarnation: 3},
 	}}
+	n.cluster.mu.Unlock()
 	got := n.call(t, quorumRequest(2, metadataTopic0)).(*kmsg.DescribeQuorumResponse)
 	replica := func(node int32, directory byte, end, fetched, caughtUp int64) kmsg.DescribeQuorumResponseTopicPartitionReplicaState {
 		s := kmsg.NewDescribeQuorumResponseTopicPartitionReplicaState()
