@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -69,6 +70,7 @@ type elector interface {
 type standing struct {
 	transport.GroupUp
 	voters []raft.ServerID // of the latest configuration, in its order
+	last   raft.ServerID   // the leader it followed last, now or before its time-out
 }
 
 // electors finds the replicas of a node: that of a group, or with nil all.
@@ -193,7 +195,9 @@ func (d *detector) miss(group transport.GroupID, leader raft.ServerID) {
 	d.missed[group] = leader
 }
 
-// missing is the leader that a replica misses or follows.
+// missing is the leader that a replica misses or follows. Raft's own time-out may
+// have come before the verdict on a silent node; the replica then stands in vain for
+// as long as the others follow that leader.
 func (d *detector) missing(st standing) raft.ServerID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -201,7 +205,7 @@ func (d *detector) missing(st standing) raft.ServerID {
 		delete(d.missed, st.Group)
 		return st.Leader
 	}
-	return d.missed[st.Group]
+	return cmp.Or(d.missed[st.Group], st.last)
 }
 
 // runsOn reports whether a replica is one of the node's.

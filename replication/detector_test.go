@@ -99,7 +99,7 @@ func (w *watched) start(id metadata.NodeID, count, groups int) {
 	}
 	for g := range int32(groups) {
 		up := transport.GroupUp{Group: transport.GroupID{Partition: g}, Replica: watchedID(id), Leader: watchedID(1), LastTerm: 5, LastIndex: 9}
-		n.replicas = append(n.replicas, &watchedReplica{node: n, state: standing{up, voters}})
+		n.replicas = append(n.replicas, &watchedReplica{node: n, state: standing{up, voters, watchedID(1)}})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
@@ -482,4 +482,24 @@ func TestOnlyVotersStand(t *testing.T) {
 	}
 	must(t, leader.partition.current().raft.DemoteVoter(g.replicaID(follower), 0, testWait).Error())
 	eventually(t, "it knows that it has no vote", func() bool { return !stands() })
+}
+
+// TestTimeOutBeforeTheVerdict: raft's own time-outs ended the leader's term in the
+// eyes of some followers, or of all, before the silence was long enough.
+func TestTimeOutBeforeTheVerdict(t *testing.T) {
+	for _, followers := range [][]int{{1}, {2}, {1, 2}} {
+		inBubble(t, 3, 1, func(w *watched) {
+			w.fault(func() { w.network.Isolate(watchedHost(1), watchedHost(2), watchedHost(3)) })
+			w.pass(900 * time.Millisecond)
+			w.mu.Lock()
+			for _, f := range followers {
+				w.nodes[f].replicas[0].state.Leader = ""
+			}
+			w.mu.Unlock()
+			w.pass(600 * time.Millisecond)
+			if len(w.stood) != 1 || w.stood[0].node != 2 {
+				t.Errorf("stood: %+v, of whom %v knew no leader", w.stood, followers)
+			}
+		})
+	}
 }

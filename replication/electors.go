@@ -32,7 +32,7 @@ func (p *Partition) standing() (standing, bool) {
 	if in == nil || !running || !in.facade.MayVote() {
 		return standing{}, false
 	}
-	return standing{up, voterIDs(in.raft.GetConfiguration().Configuration().Servers)}, true
+	return standing{up, voterIDs(in.raft.GetConfiguration().Configuration().Servers), in.facade.LastLeader()}, true
 }
 
 // stand implements elector.
@@ -55,7 +55,7 @@ func (m *MetaGroup) standing() (standing, bool) {
 	if err != nil {
 		return standing{}, false
 	}
-	return standing{up, voterIDs(in.raft.GetConfiguration().Configuration().Servers)}, true
+	return standing{up, voterIDs(in.raft.GetConfiguration().Configuration().Servers), in.facade.LastLeader()}, true
 }
 
 // stand implements elector.

@@ -77,6 +77,15 @@ func (f *Facade) MayVote() bool {
 	return role == raft.Voter && !f.withheld.Load()
 }
 
+// LastLeader is the last leader that the instance has followed, or been, also when
+// it knows of none any more; empty before the first.
+func (f *Facade) LastLeader() raft.ServerID {
+	if id := f.led.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
+
 // TimeoutNow implements raft.Transport. It fails at once if the peer is down.
 func (f *Facade) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	if err := f.RequestCampaign(context.Background(), id); err != nil {

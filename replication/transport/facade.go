@@ -158,10 +158,11 @@ var (
 type Facade struct {
 	config   FacadeConfig
 	consumer chan raft.RPC
-	ctx      context.Context         // ends with Close and Silence
-	cancel   context.CancelCauseFunc // of ctx
-	arriving atomic.Int32            // requests handed to raft and not answered
-	withheld atomic.Bool             // WithholdVotes
+	ctx      context.Context               // ends with Close and Silence
+	cancel   context.CancelCauseFunc       // of ctx
+	arriving atomic.Int32                  // requests handed to raft and not answered
+	withheld atomic.Bool                   // WithholdVotes
+	led      atomic.Pointer[raft.ServerID] // LastLeader
 	bound    atomic.Pointer[Instance]
 	work     sync.WaitGroup // goroutines of this facade
 
@@ -235,7 +236,11 @@ func (f *Facade) Bind(instance Instance) {
 // observe is the filter of our observer. It runs in raft's own goroutine, right
 // after the change; nothing is ever sent to the observer.
 func (f *Facade) observe(o *raft.Observation) bool {
-	switch o.Data.(type) {
+	switch data := o.Data.(type) {
+	case raft.LeaderObservation:
+		if data.LeaderID != "" {
+			f.led.Store(&data.LeaderID)
+		}
 	case raft.RaftState, raft.PeerObservation:
 		f.LeadershipChanged()
 	}
