@@ -459,19 +459,15 @@ func TestAVoterCountsOnce(t *testing.T) {
 // nor agrees.
 func TestOnlyVotersStand(t *testing.T) {
 	g := newTrio(t)
-	leader := g.ready()
-	var follower *trioNode
-	for _, n := range g.nodes {
-		if n != leader {
-			follower = n
-		}
-	}
+	replica := g.leader()
 	stands := func() bool {
-		_, ok := follower.partition.standing()
+		_, ok := replica.partition.standing()
 		return ok
 	}
-	eventually(t, "a voter", stands)
-	facade := follower.partition.current().facade
+	if !stands() {
+		t.Fatal("a leader has no vote")
+	}
+	facade := replica.partition.current().facade
 	facade.WithholdVotes(true)
 	if stands() {
 		t.Error("it stands on probation")
@@ -480,7 +476,15 @@ func TestOnlyVotersStand(t *testing.T) {
 	if !stands() {
 		t.Error("it does not stand off probation")
 	}
-	must(t, leader.partition.current().raft.DemoteVoter(g.replicaID(follower), 0, testWait).Error())
+	eventually(t, "a follower without a vote", func() bool { // the leader may change
+		leader := g.leader()
+		for _, n := range g.nodes {
+			if n != leader {
+				replica = n
+			}
+		}
+		return leader.partition.current().raft.DemoteVoter(g.replicaID(replica), 0, testWait).Error() == nil
+	})
 	eventually(t, "it knows that it has no vote", func() bool { return !stands() })
 }
 
