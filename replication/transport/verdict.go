@@ -63,10 +63,11 @@ type pulse struct {
 
 // beat notes that bytes came. What comes within half a ping of the last is of the
 // same burst, and says nothing about how long the next one takes.
+// A gap above the floor was a fault, and counts as no more: the next would be found late.
 func (p *pulse) beat(now, awake time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if gap := min(now-p.heard, silenceLimit); gap >= pingInterval/2 {
+	if gap := min(now-p.heard, silenceFloor); gap >= pingInterval/2 {
 		p.dev += ((gap - p.mean).Abs() - p.dev) / gapWeight
 		p.mean += (gap - p.mean) / gapWeight
 	}
