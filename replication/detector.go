@@ -3,6 +3,7 @@ package replication
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -48,6 +49,9 @@ const (
 	campaignAgain = time.Second
 )
 
+// codeStranger is the answer to a question of who is no broker of the cluster.
+const codeStranger = transport.FirstHostCode + 3
+
 // peerNetwork is what the detector needs of the mux; *transport.Mux is one.
 type peerNetwork interface {
 	Call(ctx context.Context, node metadata.NodeID, class transport.Class, method transport.Method, body ...[]byte) ([]byte, error)
@@ -55,6 +59,7 @@ type peerNetwork interface {
 	WatchPeers(ch chan<- struct{}) (cancel func())
 	Verdict(node metadata.NodeID) transport.Verdict
 	Suspects() []metadata.NodeID
+	Status(node metadata.NodeID) (status transport.Status, known bool)
 }
 
 // elector is a replica of this node, of a partition or of the metadata group.
@@ -123,7 +128,7 @@ func (d *detector) begin(node metadata.NodeID) *inquiry {
 	if d.inquiries[node] != nil {
 		return nil
 	}
-	q := &inquiry{detector: d, node: node, soon: make(chan struct{}, 1), turns: map[transport.GroupID]time.Time{}}
+	q := &inquiry{detector: d, node: node, soon: make(chan struct{}, 1), heard: map[metadata.NodeID]time.Time{}, turns: map[transport.GroupID]time.Time{}}
 	d.inquiries[node] = q
 	return q
 }
@@ -145,8 +150,14 @@ func (d *detector) end(q *inquiry) bool {
 	return true
 }
 
-// handle answers a peer that misses a leader.
+// handle answers a peer that misses a leader. One that is no broker of this cluster, as
+// far as is known here, has no replica that could follow anybody; and what is
+// remembered of who asked stays as small as the cluster.
 func (d *detector) handle(r *transport.Request) {
+	if _, known := d.network.Status(r.Peer.Node); !known || r.Peer.Cluster == "" {
+		r.ReplyError(&transport.RemoteError{Code: codeStranger, Message: fmt.Sprintf("node %d is no broker that is known here", r.Peer.Node)})
+		return
+	}
 	suspicions, err := transport.DecodeSuspicions(r.Body)
 	if err != nil {
 		r.ReplyError(&transport.RemoteError{Code: transport.CodeBadRequest, Message: err.Error()})
@@ -215,11 +226,19 @@ func runsOn(id raft.ServerID, node metadata.NodeID) bool {
 }
 
 // wake has the inquiry about a node ask a peer again that did not agree before and
-// now asks itself.
+// now asks itself, for the first time in a while: of two that never agree, since each
+// misses the leader of a group in which the other has no vote, say, each would answer
+// every question with another, as fast as the network is.
 func (d *detector) wake(node, peer metadata.NodeID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if q := d.inquiries[node]; q != nil && !q.agreed[peer] {
+	q := d.inquiries[node]
+	if q == nil {
+		return
+	}
+	before, asked := q.heard[peer]
+	q.heard[peer] = time.Now()
+	if !q.agreed[peer] && (!asked || time.Since(before) > 2*askLate) {
 		select {
 		case q.soon <- struct{}{}:
 		default:
@@ -233,6 +252,7 @@ type inquiry struct {
 	node     metadata.NodeID
 	soon     chan struct{}                    // capacity 1: ask again at once
 	agreed   map[metadata.NodeID]bool         // peers that agreed to something in the last round; guarded by detector.mu
+	heard    map[metadata.NodeID]time.Time    // when peers last asked about the node; guarded by detector.mu
 	turns    map[transport.GroupID]time.Time  // when the first choice campaigns in groups whose majority agreed in the last round
 	asked    map[transport.GroupID]*suspected // of the round under way
 }
