@@ -179,8 +179,7 @@ type soak struct {
 	faults  *durability.Faults
 	ledger  *durability.Ledger
 	load    *durability.Load
-	readers []*durability.Reader
-	group   *durability.Group
+	crowd   *durability.Crowd
 	rng     *rand.Rand
 	began   time.Time
 
@@ -203,7 +202,7 @@ func (s *soak) play(ctx context.Context) (line string, err error) {
 		Rate: int(float64(s.records) / s.duration.Seconds() * headroom / producers),
 	}, s.ledger, s.faults)
 	defer s.load.Close()
-	if err := s.startClients(); err != nil {
+	if s.crowd, err = s.load.Crowd(group, producers); err != nil {
 		return "", err
 	}
 	watching := make(chan struct{})
@@ -236,33 +235,6 @@ func (s *soak) why(ctx context.Context, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w", context.Cause(ctx), s.progressLine(), err)
-}
-
-// startClients puts the load on: consumers first, so that the reader from the end
-// begins where the log does.
-func (s *soak) startClients() (err error) {
-	for _, r := range []struct {
-		name   string
-		latest bool
-	}{{"the reader from the start", false}, {"the reader with auto.offset.reset=latest", true}} {
-		reader, err := s.load.Reader(r.name, r.latest)
-		if err != nil {
-			return err
-		}
-		s.readers = append(s.readers, reader)
-	}
-	if s.group, err = s.load.Group(group, 2); err != nil {
-		return err
-	}
-	if err := s.load.Watch(s.group); err != nil {
-		return err
-	}
-	for range producers {
-		if err := s.load.Producer(); err != nil {
-			return err
-		}
-	}
-	return s.load.Plain()
 }
 
 // watchExits notes brokers that end by themselves.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/millrace/millrace/cmd/internal/durability"
 	"github.com/millrace/millrace/segment/vfs"
 )
 
@@ -19,7 +18,7 @@ func (s *soak) drain(ctx context.Context) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.load.WaitRead(waiting, ends, s.readers, s.group)
+	s.load.WaitRead(waiting, ends, s.crowd.Readers, s.crowd.Group)
 	s.load.Close()
 	return ends, nil
 }
@@ -33,27 +32,13 @@ func (s *soak) verify(ctx context.Context, ends []int64) error {
 	if err := s.cluster.Close(stopping); err != nil {
 		return err
 	}
-	found := map[int32][]durability.Replica{}
+	folders := map[int]string{}
 	for n := 1; n <= s.cluster.Nodes(); n++ {
-		rs, err := durability.FindReplicas(vfs.OS(), s.cluster.DataDir(n), n, topic)
-		if err != nil {
-			return err
-		}
-		for _, r := range rs {
-			if r.Doubtful() {
-				s.faults.Add(durability.CE, "%s met an end that it could not judge, without a power cut", r)
-			}
-			found[r.Partition] = append(found[r.Partition], r)
-		}
+		folders[n] = s.cluster.DataDir(n)
 	}
-	records, bytes := int64(0), int64(0)
-	for p := range int32(partitions) {
-		if len(found[p]) != replicas {
-			return fmt.Errorf("partition %d has %d replicas on disk", p, len(found[p]))
-		}
-		for _, c := range s.ledger.CheckAll(found[p], ends[p]) {
-			records, bytes = records+c.Records, bytes+c.Bytes
-		}
+	records, bytes, err := s.ledger.CheckFolders(vfs.OS(), folders, topic, replicas, ends)
+	if err != nil {
+		return err
 	}
 	fmt.Printf("read %d records of %d MB from the segment files of all replicas in %s\n", records, bytes>>20, time.Since(begin).Round(time.Second))
 	return nil

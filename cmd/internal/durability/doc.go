@@ -1,6 +1,7 @@
 // Package durability puts a cluster under load and judges what it did with the
-// records: for the soak test (cmd/soak), which kills broker processes, and for
-// this package's own tests, which cut the power under whole brokers.
+// records: for the soak test (cmd/soak), which kills broker processes, for the fault
+// catalogue against processes (cmd/chaos), and for this package's own tests, which
+// cut the power under whole brokers.
 //
 // # The load
 //

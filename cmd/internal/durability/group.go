@@ -128,3 +128,14 @@ func (b bitmap) firstUnset(limit int64) int64 {
 	}
 	return -1
 }
+
+// CommittedSum is the sum of Committed over all partitions.
+func (g *Group) CommittedSum() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sum := int64(0)
+	for _, position := range g.committed {
+		sum += position
+	}
+	return sum
+}

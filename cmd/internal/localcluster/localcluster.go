@@ -39,12 +39,21 @@ const (
 type Config struct {
 	// Binary is the millrace executable.
 	Binary string
-	// Dir is the folder of the cluster.
+	// Dir is the folder of the cluster; the data folder of node 1 is n1 in it.
 	Dir string
 	// Ports are the ports of each node, node 1 first.
 	Ports []Ports
+	// Hosts are the IP addresses of the nodes, node 1 first; without them all are at
+	// 127.0.0.1.
+	Hosts []string
 	// Args are further arguments of each `millrace server`.
 	Args []string
+	// NodeArgs, unless nil, gives further arguments of one node; they come last.
+	NodeArgs func(n int) []string
+	// Wrap, unless nil, gives the command line to run instead of a node's: to run it
+	// in a network namespace, for example. The command must become the node (exec),
+	// since it is what gets the signals.
+	Wrap func(n int, command []string) []string
 	// Detached lets the processes outlive this one.
 	Detached bool
 }
@@ -79,6 +88,9 @@ func New(c Config) (*Cluster, error) {
 	if len(c.Ports) == 0 {
 		return nil, errors.New("localcluster: no ports")
 	}
+	if c.Hosts != nil && len(c.Hosts) != len(c.Ports) {
+		return nil, fmt.Errorf("localcluster: %d hosts for %d nodes", len(c.Hosts), len(c.Ports))
+	}
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("cluster folder: %w", err)
@@ -100,17 +112,17 @@ func (c *Cluster) Nodes() int { return len(c.nodes) }
 // Addrs are the Kafka addresses of all nodes.
 func (c *Cluster) Addrs() []string {
 	var addrs []string
-	for _, p := range c.config.Ports {
-		addrs = append(addrs, loopback(p.Kafka))
+	for i, p := range c.config.Ports {
+		addrs = append(addrs, c.address(i+1, p.Kafka))
 	}
 	return addrs
 }
 
 // HTTPAddr is the address of a node's readiness and metrics.
-func (c *Cluster) HTTPAddr(n int) string { return loopback(c.config.Ports[n-1].HTTP) }
+func (c *Cluster) HTTPAddr(n int) string { return c.address(n, c.config.Ports[n-1].HTTP) }
 
 // RPCAddr is the address at which other brokers reach a node.
-func (c *Cluster) RPCAddr(n int) string { return loopback(c.config.Ports[n-1].RPC) }
+func (c *Cluster) RPCAddr(n int) string { return c.address(n, c.config.Ports[n-1].RPC) }
 
 // DataDir is the data folder of a node.
 func (c *Cluster) DataDir(n int) string { return filepath.Join(c.config.Dir, fmt.Sprintf("n%d", n)) }
@@ -180,7 +192,11 @@ func (c *Cluster) launch(n int) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("log of node %d: %w", n, err)
 	}
 	defer log.Close() // the child has its own descriptor
-	command := exec.Command(c.config.Binary, c.arguments(n)...)
+	line := append([]string{c.config.Binary}, c.arguments(n)...)
+	if c.config.Wrap != nil {
+		line = c.config.Wrap(n, line)
+	}
+	command := exec.Command(line[0], line[1:]...)
 	command.Stdout, command.Stderr = log, log
 	command.Env = cleanEnvironment()
 	command.SysProcAttr = processAttributes(c.config.Detached)
@@ -194,7 +210,7 @@ func (c *Cluster) arguments(n int) []string {
 	p := c.config.Ports[n-1]
 	args := []string{
 		"server", "--data-dir", c.DataDir(n), "--node-id", strconv.Itoa(n),
-		"--kafka-addr", loopback(p.Kafka), "--rpc-addr", loopback(p.RPC), "--http-addr", loopback(p.HTTP),
+		"--kafka-addr", c.address(n, p.Kafka), "--rpc-addr", c.RPCAddr(n), "--http-addr", c.HTTPAddr(n),
 	}
 	if c.Nodes() > 1 {
 		var join []string
@@ -203,7 +219,19 @@ func (c *Cluster) arguments(n int) []string {
 		}
 		args = append(args, "--join", strings.Join(join, ","))
 	}
-	return append(args, c.config.Args...)
+	args = append(args, c.config.Args...)
+	if c.config.NodeArgs != nil {
+		args = append(args, c.config.NodeArgs(n)...)
+	}
+	return args
+}
+
+// address is where a node listens on a port.
+func (c *Cluster) address(n, port int) string {
+	if c.config.Hosts == nil {
+		return loopback(port)
+	}
+	return net.JoinHostPort(c.config.Hosts[n-1], strconv.Itoa(port))
 }
 
 // reap waits for the process; it is the only one that does.
