@@ -8,7 +8,7 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race demo cluster cluster-down cluster-clean soak simulate planted proof strace-proof interop fuzz lint
+.PHONY: help build test race demo cluster cluster-down cluster-clean soak chaos simulate planted proof strace-proof interop fuzz lint
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ cluster-clean: ## stop the three brokers and remove their data
 
 soak: build ## kill, stop and restart brokers under load, for 10 minutes or more
 	$(GO) run ./cmd/soak -millrace bin/millrace
+
+chaos: build ## the fault catalogue against real brokers, in about 15 minutes (Linux, root, nftables)
+	@$(GO) build -trimpath -o bin/chaos ./cmd/chaos
+	@bin/chaos -millrace bin/millrace $(if $(ONLY),-only $(ONLY))
 
 SEEDS ?= 1000
 SEED  ?= 0
