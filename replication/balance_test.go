@@ -76,7 +76,7 @@ func TestAstray(t *testing.T) {
 	}
 	second.config.Balance.Percentage = 0
 	eventually(t, "the third to leave alone what is not its own", func() bool { return len(c.nodes[2].host.astray(second.meta.View())) == 0 })
-	c.nodes[0].host.mux.Handle(transport.MethodRaftTimeoutNow, nil) // takes nothing over
+	c.nodes[0].deaf(transport.MethodRaftHandOver) // takes nothing over
 	eventually(t, "the second to lead another", func() bool { return c.nodes[1].move(topic, 3, 2) == nil })
 	c.inSync(topic, 3)
 	eventually(t, "two to be moved", func() bool { return astray() == 2 })

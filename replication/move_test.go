@@ -147,7 +147,7 @@ func TestMoveLeaderRefused(t *testing.T) {
 	close(release)
 	third, _ := c.nodes[2].host.Partition(topic.ID, 0)
 	eventually(t, "the third to catch up", func() bool { return third.Log().HighWatermark() == segment.Offset(value) })
-	c.nodes[2].deaf(transport.MethodRaftTimeoutNow) // never hears it again
+	c.nodes[2].deaf(transport.MethodRaftHandOver) // never hears it again
 	refused("a replica that does not campaign", nil)
 	c.nodes[2].stop()
 	eventually(t, "the third to be gone", func() bool { return !c.nodes[0].host.Up(3) && !c.nodes[1].host.Up(3) })

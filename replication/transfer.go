@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -40,12 +41,33 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, transferWait)
-	defer cancel()
-	if err := in.facade.RequestCampaign(ctx, target); err != nil {
+	request := func(ctx context.Context) error { return in.facade.RequestCampaign(ctx, target) }
+	return awaitDeposed(ctx, request, func() bool { return in.raft.State() == raft.Leader })
+}
+
+// awaitDeposed requests a campaign and waits for its outcome, for transferWait or until
+// the deadline of ctx. A caller that gives up sooner, or an answer that is lost, does
+// not shorten the wait: a successor that got the request may begin until then, and
+// depose a leader that had gone on.
+func awaitDeposed(ctx context.Context, request func(context.Context) error, leads func() bool) error {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return poll(ctx, func() bool { return in.raft.State() != raft.Leader })
+	end := time.Now().Add(transferWait)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
+		end = deadline
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), end)
+	defer cancel()
+	err := request(ctx)
+	var refused *transport.RemoteError
+	if errors.As(err, &refused) || errors.Is(err, transport.ErrPeerDown) {
+		return err
+	}
+	if unmoved := poll(ctx, func() bool { return !leads() }); unmoved != nil {
+		return cmp.Or(err, unmoved)
+	}
+	return nil
 }
 
 // awaitSuccessor waits until a follower holds the last entry, and no other can come

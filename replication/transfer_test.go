@@ -1,12 +1,56 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/millrace/millrace/replication/metadata"
+	"github.com/millrace/millrace/replication/transport"
 )
+
+// TestLeaderWaitsForWhoMayCampaign: it goes on once the successor has said no or can
+// begin no more, and not before, whatever becomes of the answer and of who asked.
+func TestLeaderWaitsForWhoMayCampaign(t *testing.T) {
+	refused := &transport.RemoteError{Code: transport.CodeStaleRequest}
+	for _, c := range []struct {
+		name     string
+		cancel   time.Duration // of the caller
+		deadline time.Duration // of the caller
+		answer   error
+		deposed  time.Duration
+		want     time.Duration
+		err      error
+	}{
+		{"elected", time.Hour, time.Hour, nil, 100 * time.Millisecond, 100 * time.Millisecond, nil},
+		{"elected though the answer was lost", time.Hour, time.Hour, transport.ErrConnectionLost, 100 * time.Millisecond, 100 * time.Millisecond, nil},
+		{"not elected", time.Hour, time.Hour, nil, time.Hour, transferWait, context.DeadlineExceeded},
+		{"the answer was lost", time.Hour, time.Hour, transport.ErrConnectionLost, time.Hour, transferWait, transport.ErrConnectionLost},
+		{"refused", time.Hour, time.Hour, refused, time.Hour, 0, refused},
+		{"not sent", time.Hour, time.Hour, transport.ErrPeerDown, time.Hour, 0, transport.ErrPeerDown},
+		{"the caller gave up", 50 * time.Millisecond, time.Hour, nil, time.Hour, transferWait, context.DeadlineExceeded},
+		{"the caller had less time", time.Hour, 50 * time.Millisecond, nil, time.Hour, 50 * time.Millisecond, context.DeadlineExceeded},
+		{"the caller had given up", 0, time.Hour, nil, time.Hour, 0, context.Canceled},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), c.deadline)
+				defer cancel()
+				if c.cancel == 0 {
+					cancel()
+				}
+				defer time.AfterFunc(c.cancel, cancel).Stop()
+				start := time.Now()
+				err := awaitDeposed(ctx, func(context.Context) error { return c.answer }, func() bool { return time.Since(start) < c.deposed })
+				if took := time.Since(start); !errors.Is(err, c.err) || (took-c.want).Abs() > transferPoll {
+					t.Errorf("%v after %v, want %v after %v", err, took, c.err, c.want)
+				}
+			})
+		})
+	}
+}
 
 // TestTransferToNobodyIsRefusedAtOnce: a single node must not take longer to stop
 // for each partition that it cannot hand over.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -15,8 +17,8 @@ var (
 	ErrNotVoter = errors.New("the replica has no vote in its group")
 	// ErrNotStarted is a campaign before Bind.
 	ErrNotStarted = errors.New("the raft instance is not bound yet")
-	// ErrStaleTerm is a request to campaign that an election overtook.
-	ErrStaleTerm = errors.New("the request to campaign is of an earlier term")
+	// ErrStaleTerm is a request to campaign that an election overtook, or another one.
+	ErrStaleTerm = errors.New("the request to campaign was overtaken")
 )
 
 // Campaign makes this replica stand for election now, without the pre-vote and
@@ -95,39 +97,114 @@ func (f *Facade) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.Time
 	return nil
 }
 
+// offer is the last mark that was given out.
+type offer struct {
+	mark  uint64 // random, never 0
+	given time.Time
+}
+
 // RequestCampaign asks another replica to campaign, see Campaign, which is how
 // leadership is moved to it: raft's own transfer refuses every Apply for up to
-// the election time-out. Nil says that it has begun, or that it leads already.
+// the election time-out. Nil says that it has begun, or that it leads already. It
+// does not begin once half of the time until ctx ends has passed, at most half of
+// VoteTimeout: the caller may go on as the leader when ctx ends, and what the
+// network delays, or a slow sync, must not depose it then. The other half is for the
+// votes.
+//
+// The two have no clock in common. So the replica first gives out a mark, and may
+// begin for a while after it did, by its own clock; the caller has waited since
+// before, by its own.
 func (f *Facade) RequestCampaign(ctx context.Context, target raft.ServerID) error {
-	var term uint64
+	ctx, cancel := context.WithTimeout(ctx, f.config.VoteTimeout)
+	defer cancel()
+	var request handOver
 	if instance := f.instance(); instance != nil {
-		term = instance.CurrentTerm()
+		request.term = instance.CurrentTerm()
 	}
-	reply, err := f.callSoon(ctx, target, MethodRaftTimeoutNow, encodeTimeoutNow(f.envelope(target), term))
+	mark, err := f.callHandOver(ctx, target, request)
+	var remote *RemoteError
+	if errors.As(err, &remote) && remote.Code == CodeUnknownMethod { // an older broker
+		_, err = f.callSoon(ctx, target, MethodRaftTimeoutNow, encodeTimeoutNow(f.envelope(target), request.term))
+	} else if err == nil {
+		deadline, _ := ctx.Deadline()
+		request.mark, request.within = mark, max(0, time.Until(deadline)/2)
+		_, err = f.callHandOver(ctx, target, request)
+	}
 	if err != nil {
 		return fmt.Errorf("ask %s to campaign: %w", target, err)
 	}
-	r := &wireReader{rest: reply}
-	r.version()
-	return r.end()
+	return nil
 }
 
-// receiveTimeoutNow is a peer's request to campaign. One of an earlier term was
-// overtaken by an election, whose leader it would depose.
+// callHandOver makes one of RequestCampaign's two requests.
+func (f *Facade) callHandOver(ctx context.Context, target raft.ServerID, request handOver) (mark uint64, err error) {
+	reply, err := f.callSoon(ctx, target, MethodRaftHandOver, encodeHandOver(f.envelope(target), request))
+	if err != nil {
+		return 0, err
+	}
+	return decodeHandOverReply(reply)
+}
+
+// receiveHandOver is a leader's request to campaign: it gets a mark, or names it.
+func (f *Facade) receiveHandOver(ctx context.Context, r *wireReader) ([]byte, error) {
+	request, err := decodeHandOver(r)
+	if err != nil {
+		return nil, err
+	}
+	if request.mark == 0 {
+		return encodeHandOverReply(f.giveMark()), nil
+	}
+	given, ok := f.takeMark(request.mark)
+	if !ok { // of an instance before this one, or another leader asked since
+		return nil, fmt.Errorf("%w: mark %x", ErrStaleTerm, request.mark)
+	}
+	if err := f.campaignFor(ctx, request.term, time.Until(given.Add(request.within))); err != nil {
+		return nil, err
+	}
+	return encodeHandOverReply(request.mark), nil
+}
+
+// giveMark makes a mark, which ends the last one.
+func (f *Facade) giveMark() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.offer = offer{mark: rand.Uint64() | 1, given: time.Now()}
+	return f.offer.mark
+}
+
+// takeMark says when a mark was given out, once.
+func (f *Facade) takeMark(mark uint64) (given time.Time, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.offer.mark != mark {
+		return time.Time{}, false
+	}
+	given, f.offer = f.offer.given, offer{}
+	return given, true
+}
+
+// olderWait is how long a broker that sends TimeoutNow waits for the election.
+const olderWait = 500 * time.Millisecond
+
+// receiveTimeoutNow is the request of an older broker.
 func (f *Facade) receiveTimeoutNow(ctx context.Context, r *wireReader) ([]byte, error) {
 	term, err := decodeTimeoutNow(r)
 	if err != nil {
 		return nil, err
 	}
-	if instance := f.instance(); instance != nil && term < instance.CurrentTerm() {
-		return nil, fmt.Errorf("%w: %d, this replica is in %d", ErrStaleTerm, term, instance.CurrentTerm())
-	}
-	// Not for longer than the caller waits: raft may sit in a sync, and a campaign
-	// that begins after it would depose whoever was elected meanwhile.
-	ctx, cancel := context.WithTimeout(ctx, f.config.VoteTimeout)
-	defer cancel()
-	if err := f.Campaign(ctx); err != nil {
+	if err := f.campaignFor(ctx, term, olderWait); err != nil {
 		return nil, err
 	}
 	return []byte{wireVersion}, nil
+}
+
+// campaignFor campaigns at the request of a leader in a term. One of an earlier term
+// was overtaken by an election, whose leader it would depose.
+func (f *Facade) campaignFor(ctx context.Context, term uint64, within time.Duration) error {
+	if instance := f.instance(); instance != nil && term < instance.CurrentTerm() {
+		return fmt.Errorf("%w: %d, this replica is in %d", ErrStaleTerm, term, instance.CurrentTerm())
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(within, f.config.VoteTimeout))
+	defer cancel()
+	return f.Campaign(ctx)
 }

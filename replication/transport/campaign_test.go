@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/replication/metadata"
 )
 
 // injected is what raft is given by a campaign of an instance in a state.
@@ -103,6 +106,100 @@ func TestOvertakenRequest(t *testing.T) {
 	if err := a.RequestCampaign(t.Context(), testID(2)); code(err) != CodeStaleRequest {
 		t.Fatalf("error %v", err)
 	}
+}
+
+// handedOver has one replica ask another to campaign and says after which time raft
+// was told to, each time.
+func handedOver(t *testing.T, wait, busy time.Duration, deliveries func(Method) []time.Duration) (begun []time.Duration) {
+	network := newFakeNetwork(t)
+	network.deliveries = func(_, _ metadata.NodeID, method Method) []time.Duration { return deliveries(method) }
+	a, b := newEndpoint(t, network, 1, FacadeConfig{}), newEndpoint(t, network, 2, FacadeConfig{})
+	a.Bind(leading(5, 10))
+	b.Bind(&fakeRaft{state: raft.Follower, term: 5, servers: testConfiguration(3).Servers})
+	start := time.Now()
+	time.AfterFunc(busy, func() {
+		b.answer(t, func(any) any {
+			begun = append(begun, time.Since(start))
+			return &raft.TimeoutNowResponse{}
+		})
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	err := a.RequestCampaign(ctx, testID(2))
+	if len(begun) == 0 && err == nil {
+		t.Error("no campaign, and no error")
+	}
+	<-time.After(10 * time.Second)
+	return begun
+}
+
+// TestNoCampaignBehindTheWait: the leader that hands over waits for half a second and
+// goes on. Whatever the network and raft make late, no campaign begins then.
+func TestNoCampaignBehindTheWait(t *testing.T) {
+	const wait = 500 * time.Millisecond
+	times := []time.Duration{0, 50 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 600 * time.Millisecond, 3 * time.Second}
+	for _, first := range times {
+		for _, second := range times {
+			for _, busy := range times {
+				synctest.Test(t, func(t *testing.T) {
+					requests := 0
+					begun := handedOver(t, wait, busy, func(Method) []time.Duration {
+						requests++
+						return []time.Duration{[]time.Duration{first, second}[min(requests, 2)-1]}
+					})
+					inTime := max(first+second, busy) <= wait/2
+					if len(begun) > 1 || len(begun) == 1 && begun[0] >= wait || len(begun) == 0 && inTime {
+						t.Errorf("requests took %v and %v, raft was busy for %v: campaigns after %v", first, second, busy, begun)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestMarkCountsOnce: a request that comes twice, and one whose mark another leader's
+// has ended.
+func TestMarkCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		if begun := handedOver(t, time.Second, 0, func(Method) []time.Duration { return []time.Duration{0, 10 * time.Millisecond} }); len(begun) > 1 {
+			t.Errorf("campaigns after %v", begun)
+		}
+	})
+	e := newEndpoint(t, newFakeNetwork(t), 2, FacadeConfig{})
+	first, second := e.giveMark(), e.giveMark()
+	if _, ok := e.takeMark(first); ok || first == second {
+		t.Error("the first mark counts, though a second was given out")
+	}
+	if _, ok := e.takeMark(second); !ok {
+		t.Error("the second mark does not count")
+	}
+}
+
+// TestOlderBroker: it knows the old request only, and sends that.
+func TestOlderBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newFakeNetwork(t)
+		a, b := newEndpoint(t, network, 1, FacadeConfig{}), newEndpoint(t, network, 2, FacadeConfig{})
+		b.node.Handle(MethodRaftHandOver, nil)
+		a.Bind(leading(5, 10))
+		b.Bind(&fakeRaft{state: raft.Follower, term: 5, servers: testConfiguration(3).Servers})
+		old := encodeTimeoutNow(a.envelope(testID(2)), 5)
+		start := time.Now()
+		if _, err := a.call(2, MethodRaftTimeoutNow, old); err == nil || time.Since(start) > olderWait {
+			t.Errorf("while raft is busy: %v after %v", err, time.Since(start))
+		}
+		reached := 0
+		b.answer(t, func(any) any {
+			reached++
+			return &raft.TimeoutNowResponse{}
+		})
+		if err := a.RequestCampaign(t.Context(), testID(2)); err != nil {
+			t.Error(err)
+		}
+		if _, err := a.call(2, MethodRaftTimeoutNow, old); err != nil || reached != 2 {
+			t.Errorf("%d campaigns, %v", reached, err)
+		}
+	})
 }
 
 // TestLateCampaign: a request to campaign that raft was too busy to take is not

@@ -4,6 +4,8 @@ package transport
 
 import (
 	"encoding/binary"
+	"math"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -38,6 +40,7 @@ import (
 //
 // RequestVote and RequestPreVote:   term (8) last index (8) last term (8) flags (1)
 // TimeoutNow:                       term of the sender (8)
+// HandOver:                         term of the sender (8) mark (8) milliseconds (4)
 // InstallSnapshot:                  snapshot version (1) term (8) last index (8) last term (8)
 //
 //	configuration index (8) length (4) configuration, length (8) data
@@ -57,6 +60,7 @@ import (
 //	AppendEntries                    version (1) term (8) last log (8) flags (1)
 //	RequestVote, RequestPreVote      version (1) term (8) flags (1)
 //	TimeoutNow                       version (1)
+//	HandOver                         version (1) mark (8)
 //	InstallSnapshot                  version (1) term (8) flags (1)
 //	Suspect                          version (1) count (4), for each group that agrees:
 //	                                 topic (16) partition (4) replica (1+n) last term (8) last index (8)
@@ -225,6 +229,39 @@ func encodeTimeoutNow(e envelope, term uint64) []byte {
 func decodeTimeoutNow(r *wireReader) (term uint64, err error) {
 	term = r.term()
 	return term, r.end()
+}
+
+// handOver is a request to campaign, see Facade.RequestCampaign.
+type handOver struct {
+	term   uint64        // of the sender
+	mark   uint64        // 0: asks for one
+	within time.Duration // of the mark
+}
+
+// encodeHandOver writes it; a part of a millisecond is lost.
+func encodeHandOver(e envelope, h handOver) []byte {
+	b := appendUint64s(e.append(2*8+4), h.term, h.mark)
+	return binary.BigEndian.AppendUint32(b, uint32(min(h.within.Milliseconds(), math.MaxUint32)))
+}
+
+// decodeHandOver reads it after its envelope.
+func decodeHandOver(r *wireReader) (handOver, error) {
+	h := handOver{term: r.term(), mark: r.uint64()}
+	h.within = time.Duration(r.uint32()) * time.Millisecond
+	return h, r.end()
+}
+
+// encodeHandOverReply writes the answer: the mark.
+func encodeHandOverReply(mark uint64) []byte {
+	return appendUint64s(append(make([]byte, 0, 9), wireVersion), mark)
+}
+
+// decodeHandOverReply reads it.
+func decodeHandOverReply(b []byte) (mark uint64, err error) {
+	r := &wireReader{rest: b}
+	r.version()
+	mark = r.uint64()
+	return mark, r.end()
 }
 
 // encodeSnapshot writes everything of an InstallSnapshot but the snapshot, which

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
@@ -38,6 +39,8 @@ func goldenMessages() map[string][]byte {
 		"vote":            encodeVote(e, 0x0102, 0x0304, 0x0101, true),
 		"vote-reply":      encodeVoteReply(0x0102, true),
 		"timeout-now":     encodeTimeoutNow(e, 0x0102),
+		"hand-over":       encodeHandOver(e, handOver{term: 0x0102, mark: 0x030405, within: 250*time.Millisecond + time.Microsecond}),
+		"hand-over-reply": encodeHandOverReply(0x030405),
 		"snapshot":        append(encodeSnapshot(e, snapshot), "snapshot"...),
 		"snapshot-reply":  encodeSnapshotReply(&raft.InstallSnapshotResponse{Term: 0x0102, Success: true}),
 		"group-up":        encodeGroupUps([]GroupUp{up, {Group: testGroup, Replica: ServerID(1, 0xa1)}}),
@@ -113,6 +116,10 @@ func TestDecodeGolden(t *testing.T) {
 	check("vote", &raft.RequestVoteRequest{RPCHeader: header, Candidate: []byte(sender), Term: 0x0102, LastLogIndex: 0x0304, LastLogTerm: 0x0101, LeadershipTransfer: true}, vote, err)
 	term, err := decodeTimeoutNow(envelopeOf("timeout-now"))
 	check("timeout-now", uint64(0x0102), term, err)
+	campaign, err := decodeHandOver(envelopeOf("hand-over"))
+	check("hand-over", true, campaign == handOver{term: 0x0102, mark: 0x030405, within: 250 * time.Millisecond}, err)
+	mark, err := decodeHandOverReply(readGolden(t, "hand-over-reply"))
+	check("hand-over-reply", uint64(0x030405), mark, err)
 	snapshot, data, err := decodeSnapshot(envelopeOf("snapshot"), sender)
 	check("snapshot", &raft.InstallSnapshotRequest{
 		RPCHeader: header, Leader: []byte(sender), SnapshotVersion: 1, Term: 0x0102, LastLogIndex: 0x0304, LastLogTerm: 0x0101,
@@ -151,6 +158,9 @@ func decodeAny(name string, b []byte) error {
 		return err
 	case "snapshot-reply":
 		return decodeSnapshotReply(b, "", &raft.InstallSnapshotResponse{})
+	case "hand-over-reply":
+		_, err := decodeHandOverReply(b)
+		return err
 	case "group-up":
 		_, err := decodeGroupUps(b)
 		return err
@@ -168,6 +178,8 @@ func decodeAny(name string, b []byte) error {
 		_, err = decodeVote(r, e.sender)
 	case "timeout-now":
 		_, err = decodeTimeoutNow(r)
+	case "hand-over":
+		_, err = decodeHandOver(r)
 	case "snapshot":
 		_, _, err = decodeSnapshot(r, e.sender)
 	default:
@@ -277,7 +289,7 @@ func encodeAgain(name string, message []byte) []byte {
 // FuzzRaftMessage: no bytes from a peer make a decoder or the checks behind it
 // panic, and what decodes encodes to the same bytes.
 func FuzzRaftMessage(f *testing.F) {
-	names := []string{"append-frames", "append-reply", "vote", "vote-reply", "timeout-now", "snapshot", "snapshot-reply", "group-up", "suspect", "suspect-reply"}
+	names := []string{"append-frames", "append-reply", "vote", "vote-reply", "timeout-now", "snapshot", "snapshot-reply", "group-up", "suspect", "suspect-reply", "hand-over", "hand-over-reply"}
 	messages := goldenMessages()
 	for i, name := range names {
 		f.Add(uint8(i), messages[name])

@@ -174,6 +174,7 @@ type Facade struct {
 	waiters  int           // calls in hold
 	changed  chan struct{} // closed and replaced to wake them
 	nudges   nudges
+	offer    offer
 }
 
 // reign is the term for which raft sends entries now. Its context ends when the

@@ -74,6 +74,8 @@ func (f *Facade) dispatch(ctx context.Context, method Method, sender raft.Server
 		return f.receiveTimeoutNow(ctx, r)
 	case MethodRaftSnapshot:
 		return f.receiveSnapshot(ctx, sender, r)
+	case MethodRaftHandOver:
+		return f.receiveHandOver(ctx, r)
 	default:
 		return nil, &RemoteError{Code: CodeUnknownMethod, Message: fmt.Sprintf("%s is not raft's", method)}
 	}
@@ -102,6 +104,9 @@ func coded(err error) error {
 func (f *Facade) deliver(ctx context.Context, rpc raft.RPC) (any, error) {
 	answers := make(chan raft.RPCResponse, 1) // raft must not wait for us
 	rpc.RespChan = answers
+	if ctx.Err() != nil { // select would draw lots, were raft ready
+		return nil, ctx.Err()
+	}
 	select {
 	case f.consumer <- rpc:
 	case <-f.ctx.Done():

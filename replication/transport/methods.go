@@ -80,6 +80,9 @@ const (
 	MethodSeedDescribe Method = 17
 	// MethodSeedRead reads a part of a file of a seed.
 	MethodSeedRead Method = 18
+	// MethodRaftHandOver asks a replica to campaign while the leader that hands over
+	// waits. MethodRaftTimeoutNow, which it replaces, has no end.
+	MethodRaftHandOver Method = 19
 )
 
 // methodNames is String's table; index 0 is no method.
@@ -90,6 +93,7 @@ var methodNames = [...]string{
 	MethodGossip: "Gossip", MethodGossipPull: "GossipPull", MethodForward: "Forward",
 	MethodMoveLeader: "MoveLeader", MethodQuorum: "Quorum", MethodSuspect: "Suspect",
 	MethodSeedDescribe: "SeedDescribe", MethodSeedRead: "SeedRead",
+	MethodRaftHandOver: "RaftHandOver",
 }
 
 // String names the method in logs.

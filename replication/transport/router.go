@@ -52,7 +52,7 @@ type RouterConfig struct {
 }
 
 // raftMethods are the methods whose requests go to a group's facade.
-var raftMethods = [...]Method{MethodRaftAppend, MethodRaftVote, MethodRaftPreVote, MethodRaftTimeoutNow, MethodRaftSnapshot}
+var raftMethods = [...]Method{MethodRaftAppend, MethodRaftVote, MethodRaftPreVote, MethodRaftTimeoutNow, MethodRaftSnapshot, MethodRaftHandOver}
 
 // Router hands the raft requests that arrive at a node to the facades of its
 // groups. It has one goroutine, for the peers that go up and down; requests are
