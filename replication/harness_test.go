@@ -296,15 +296,30 @@ func (g *trio) inStep() {
 			if i > 0 && index != 0 && last != index {
 				return false
 			}
-			// The no-op and barriers are applied by raft alone; what matters is the
-			// high watermark.
-			if p.log.HighWatermark() != p.log.NextOffset() {
+			if !appliedAll(p.log) {
 				return false
 			}
 			index = last
 		}
 		return true
 	})
+}
+
+// appliedAll reports whether a replica has applied all of its log that the state
+// machine sees, trims and voids included, which the high watermark does not show: raft
+// applies no-ops, configurations and barriers alone.
+func appliedAll(l *log.Log) bool {
+	for i := l.LastIndex(); i > l.Applied(); i-- {
+		info, err := l.Info(i)
+		if err != nil {
+			return false
+		}
+		switch info.Kind {
+		case segment.KindRecords, segment.KindVoid, segment.KindTrim:
+			return false
+		}
+	}
+	return true
 }
 
 // batch builds a batch of one record that holds value.
