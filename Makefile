@@ -45,14 +45,15 @@ chaos: build ## the fault catalogue against real brokers, in about 15 minutes (L
 
 SEEDS ?= 1000
 SEED  ?= 0
-SIMULATE := GOMAXPROCS=1 GODEBUG=asyncpreemptoff=1 $(GO) test -count=1 -timeout 60m -v
 
 simulate: ## whole clusters on virtual time, with faults: SEEDS (1000) of them, from SEED on
-	@$(SIMULATE) -run TestFreshSeeds ./cmd/internal/simulation -seeds $(SEEDS) -seed $(SEED)
+	@testdata/scripts/simulate $(SEEDS) $(SEED)
 
+planted: export GOMAXPROCS = 1
+planted: export GODEBUG = asyncpreemptoff=1
 planted: ## put each planted bug into the product and let the simulator find it
 	@set -e; for bug in commit-clamp-off sync-left-out check-before-apply incarnation-check-off; do \
-	  MILLRACE_PLANTED_BUG=$$bug $(SIMULATE) -tags plantedbug -run TestPlantedBugIsFound ./cmd/internal/simulation -seed 1; \
+	  MILLRACE_PLANTED_BUG=$$bug $(GO) test -count=1 -timeout 60m -v -tags plantedbug -run TestPlantedBugIsFound ./cmd/internal/simulation -seed 1; \
 	done
 
 proof: ## produce a gigabyte and prove that the segment files are the log
