@@ -55,7 +55,9 @@ type Partition struct {
 	peers     upPeers
 	proposals *proposalTable
 
-	hold       sync.Mutex // held by drain for each proposal, and by a transfer throughout
+	// hold has one slot, taken by drain for each proposal, and by a transfer throughout.
+	// It is no mutex: both sides wait for raft with it, which may wait for a hung disk.
+	hold       chan struct{}
 	announcing sync.Mutex // held by the host while it publishes the role as it is now
 
 	mu          sync.Mutex // guards what follows and restarts; never held while raft is called
@@ -80,6 +82,7 @@ func startPartition(config partitionConfig) (*Partition, error) {
 	p := &Partition{
 		partitionConfig: config,
 		proposals:       newProposalTable(),
+		hold:            make(chan struct{}, 1),
 		stop:            make(chan struct{}),
 	}
 	p.queue = newQueue(func() { p.draining.Go(p.drain) })
@@ -169,9 +172,13 @@ func (p *Partition) enqueue(ctx context.Context, proposal *Proposal) *Proposal {
 func (p *Partition) drain() {
 	for proposals := p.queue.drain(); len(proposals) > 0; proposals = p.queue.drain() {
 		for _, proposal := range proposals {
-			p.hold.Lock()
-			p.hand(proposal)
-			p.hold.Unlock()
+			select {
+			case p.hold <- struct{}{}:
+				p.hand(proposal)
+				<-p.hold
+			case <-p.stop:
+				p.refuse([]*Proposal{proposal})
+			}
 		}
 	}
 }

@@ -35,8 +35,10 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 	if in == nil || !p.Leadership().Leader {
 		return nil
 	}
-	p.hold.Lock()
-	defer p.hold.Unlock()
+	if err := p.holdQueue(ctx); err != nil {
+		return err
+	}
+	defer p.letQueueGo()
 	target, err := p.awaitSuccessor(ctx, in, to, up)
 	if err != nil {
 		return err
@@ -44,6 +46,21 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 	request := func(ctx context.Context) error { return in.facade.RequestCampaign(ctx, target) }
 	return awaitDeposed(ctx, request, func() bool { return in.raft.State() == raft.Leader })
 }
+
+// holdQueue lets no proposal reach raft until letQueueGo. Whoever has the queue may
+// wait for a disk that hangs, so that the caller's patience counts, and Close.
+func (p *Partition) holdQueue(ctx context.Context) error {
+	select {
+	case p.hold <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.stop:
+		return ErrClosed
+	}
+}
+
+func (p *Partition) letQueueGo() { <-p.hold }
 
 // awaitDeposed requests a campaign and waits for its outcome, for transferWait or until
 // the deadline of ctx. A caller that gives up sooner, or an answer that is lost, does

@@ -52,6 +52,41 @@ func TestLeaderWaitsForWhoMayCampaign(t *testing.T) {
 	}
 }
 
+// TestTransferBehindAHungDisk: a proposal that raft does not take has the queue. A
+// transfer ends with whoever waits for it, or with the replica; the proposal behind was
+// never handed over when that closes, and this is the answer to it.
+func TestTransferBehindAHungDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Partition{proposals: newProposalTable(), hold: make(chan struct{}, 1), stop: make(chan struct{})}
+		p.queue = newQueue(func() { p.draining.Go(p.drain) })
+		must(t, p.holdQueue(t.Context()))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := p.holdQueue(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		proposal := &Proposal{barrier: true, done: make(chan struct{})}
+		p.queue.addBarrier(proposal)
+		synctest.Wait() // which a mutex would make hang: its waiters are no idle goroutines
+		select {
+		case <-proposal.done:
+			t.Error("a proposal passed the one that has the queue")
+		default:
+		}
+		time.AfterFunc(time.Second, func() { close(p.stop) })
+		if err := p.holdQueue(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+		p.draining.Wait()
+		if _, err := await(t.Context(), proposal); !errors.Is(err, ErrNotLeader) {
+			t.Error(err)
+		}
+		p.letQueueGo()
+		p.hold <- struct{}{} // has room again
+	})
+}
+
 // TestTransferToNobodyIsRefusedAtOnce: a single node must not take longer to stop
 // for each partition that it cannot hand over.
 func TestTransferToNobodyIsRefusedAtOnce(t *testing.T) {

@@ -31,7 +31,7 @@ func TestTransferAtLoad(t *testing.T) {
 		if in == nil || !role.Leader {
 			continue
 		}
-		p.hold.Lock()
+		must(t, p.holdQueue(t.Context()))
 		successor, err := p.awaitSuccessor(t.Context(), in, NoLeader, n.mux.Up)
 		end := p.log.LastIndex()
 		match := in.facade.Matches(role.Term)[successor]
@@ -39,7 +39,7 @@ func TestTransferAtLoad(t *testing.T) {
 			<-time.After(5 * syncTime) // what raft had would be in the log now
 		}
 		later, still := p.log.LastIndex(), p.Leadership() == role
-		p.hold.Unlock()
+		p.letQueueGo()
 		switch {
 		case !still, errors.Is(err, ErrNoSuccessor): // the machine is busy
 		case err != nil:
