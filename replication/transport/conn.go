@@ -38,7 +38,7 @@ type conn struct {
 	reader chan struct{} // closed when the reader has returned
 	err    error         // why, readable after done
 
-	heard   atomic.Int64          // when bytes last came, in nanoseconds since mux.epoch
+	heard   atomic.Int64          // when bytes last came, in awake time, see Mux.awake
 	stalled atomic.Bool           // the reader waits for memory, so silence means nothing
 	pulse   atomic.Pointer[pulse] // of the node, if the connection counts for it
 
@@ -69,7 +69,7 @@ func (m *Mux) newConn(nc net.Conn, peer Peer, own Identity, class Class, dialed 
 		calls: map[uint64]chan answer{},
 	}
 	c.ctx, c.cancel = context.WithCancel(m.ctx)
-	c.heard.Store(int64(m.now()))
+	c.heard.Store(m.awake.Load())
 	if !dialed {
 		c.budget = newBudget(c.limits.memory)
 	}
@@ -197,10 +197,10 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // noteHeard notes that the peer was heard now.
 func (c *conn) noteHeard() {
-	now := c.mux.now()
-	c.heard.Store(int64(now))
+	awake := c.mux.awake.Load()
+	c.heard.Store(awake)
 	if p := c.pulse.Load(); p != nil {
-		p.beat(now, time.Duration(c.mux.awake.Load()))
+		p.beat(c.mux.now(), time.Duration(awake))
 	}
 }
 
@@ -341,11 +341,12 @@ func (c *conn) ping() {
 	c.out.push(newFrame(frameHeader{kind: framePing, id: id}, nil, func() { c.pingPending.Store(false) }))
 }
 
-// silence is how long nothing came from the peer; zero while the reader waits
-// for memory.
+// silence is how long nothing came from the peer, in awake time: whoever was stopped
+// for a minute finds pings to read, and no peer that was silent. Zero while the reader
+// waits for memory.
 func (c *conn) silence() time.Duration {
 	if c.stalled.Load() {
 		return 0
 	}
-	return c.mux.now() - time.Duration(c.heard.Load())
+	return time.Duration(c.mux.awake.Load() - c.heard.Load())
 }

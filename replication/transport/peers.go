@@ -79,8 +79,8 @@ type Status struct {
 	Up bool
 	// Peer is who answered there, zero while not Up.
 	Peer Peer
-	// Silence is how long nothing came on the control connection; pings are sent
-	// each 100 ms. Zero while not Up.
+	// Silence is how long nothing came on the control connection, give or take the
+	// 100 ms between two pings. Zero while not Up.
 	Silence time.Duration
 	// RTT is the round trip of the last answered ping, zero before the first.
 	RTT time.Duration

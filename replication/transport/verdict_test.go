@@ -243,6 +243,37 @@ func TestStoppedProcessMissesNobody(t *testing.T) {
 	}
 }
 
+// TestStoppedProcessClosesNothing: nor does it close its connections, which have the
+// pings of that minute in them.
+func TestStoppedProcessClosesNothing(t *testing.T) {
+	own := Identity{Node: 1}
+	m := New(Config{Identity: func() Identity { return own }, Logger: quiet})
+	here, there := net.Pipe()
+	defer there.Close()
+	c := m.newConn(here, Peer{Node: 2}, own, Control, true)
+	m.conns[c] = struct{}{}
+	closed := func() bool {
+		m.inspect(c, own, 0)
+		select {
+		case <-c.done:
+			return true
+		default:
+			return false
+		}
+	}
+	m.epoch = m.epoch.Add(-time.Minute) // the minute has passed
+	m.wake(time.Minute)
+	if closed() {
+		t.Fatal("closed after a pause of ours")
+	}
+	for range silenceLimit / pingInterval {
+		m.wake(pingInterval)
+	}
+	if !closed() {
+		t.Error("not closed after three seconds of ours")
+	}
+}
+
 // TestRefusedByTheKernel: the text of a dial's error is not looked at, its number is.
 func TestRefusedByTheKernel(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
