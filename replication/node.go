@@ -51,9 +51,11 @@ type Node struct {
 	sameBoot  bool
 	cleanStop bool
 
-	mu     sync.Mutex
-	file   nodeFile // as on disk
-	closed bool
+	writing sync.Mutex // held while node.json is written, and before mu
+	closed  bool       // guarded by writing
+
+	mu   sync.Mutex // never held over a call to the disk: the transport asks who we are
+	file nodeFile   // as on disk
 }
 
 // OpenNode locks a data folder and reads whose it is. An empty or absent folder
@@ -207,13 +209,13 @@ func (n *Node) path(name string) string { return filepath.Join(n.dir, name) }
 
 // change writes a changed node.json; on an error the old one is kept in memory.
 func (n *Node) change(edit func(*nodeFile)) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.writing.Lock()
+	defer n.writing.Unlock()
 	if n.closed {
 		return fmt.Errorf("write node.json: %w", fs.ErrClosed)
 	}
-	next := n.file
-	next.Peers = slices.Clone(n.file.Peers)
+	next := n.read()
+	next.Peers = slices.Clone(next.Peers)
 	edit(&next)
 	data, err := next.encode()
 	if err != nil {
@@ -222,6 +224,8 @@ func (n *Node) change(edit func(*nodeFile)) error {
 	if err := vfs.WriteFile(n.fs, n.path("node.json"), data); err != nil {
 		return fmt.Errorf("write node.json: %w", err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.file = next
 	return nil
 }
@@ -325,8 +329,8 @@ func (n *Node) MarkClean() error { return n.change(func(f *nodeFile) { f.Clean =
 
 // Close releases the lock. It may be called more than once.
 func (n *Node) Close() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.writing.Lock()
+	defer n.writing.Unlock()
 	if n.closed {
 		return nil
 	}

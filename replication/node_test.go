@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -319,4 +320,31 @@ func FuzzIntroduction(f *testing.F) {
 	f.Add([]byte(`{"address":"a:1","list":["a:1","b:1"],"member":true,"you":{"incarnation":"00000000000000ff","starts":3},"up":{"replica":"1/00000000000000ff","last_term":1,"last_index":2}}`))
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, data []byte) { _, _ = decodeIntroduction(data) })
+}
+
+// TestIdentityDoesNotWaitForTheDisk: the transport asks for it between two pings. If it
+// waited for a sync that hangs, the whole node would fall silent with its disk.
+func TestIdentityDoesNotWaitForTheDisk(t *testing.T) {
+	fs := crashfs.New(1)
+	n := onBoot(t, fs, "boot-1")
+	hangs, release := make(chan struct{}), make(chan struct{})
+	fs.Inject(crashfs.Fault{Op: crashfs.OpSync, Do: func() { close(hangs); <-release }})
+	changed := make(chan error, 1)
+	go func() { changed <- n.becomeMember("C1", nil) }()
+	<-hangs
+	asked := make(chan string, 1)
+	go func() { asked <- n.Identity().Cluster }()
+	select {
+	case cluster := <-asked:
+		if cluster != "" {
+			t.Errorf("the cluster is %q before it is durable", cluster)
+		}
+	case <-time.After(testWait):
+		t.Error("the identity waits for the disk")
+	}
+	close(release)
+	must(t, <-changed)
+	if n.ClusterID() != "C1" {
+		t.Error("the change did not come")
+	}
 }
