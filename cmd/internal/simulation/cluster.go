@@ -45,7 +45,8 @@ type node struct {
 	cluster *cluster
 	id      metadata.NodeID
 	disk    *crashfs.FS
-	lost    bool // its replica of a partition was taken away: it is out of the group
+	full    atomic.Bool // its disk has no space: a process may give up for that
+	lost    bool        // its replica of a partition was taken away: it is out of the group
 
 	mu      sync.Mutex
 	process *process
@@ -56,6 +57,8 @@ type process struct {
 	host *replication.Host
 	log  *logBuffer
 	dead atomic.Bool // the machine or the process is gone: nobody hears of it any more
+
+	failed atomic.Bool // it cannot go on for lack of space: a broker would have ended
 }
 
 // logBuffer keeps the warnings of a process.
@@ -128,7 +131,12 @@ func (n *node) start() error {
 		Timings:    timings,
 		Logger:     slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Fatal: func(err error) {
-			if !p.dead.Load() {
+			switch {
+			case p.dead.Load():
+			case n.full.Load() && errors.Is(err, vfs.ErrNoSpace):
+				n.cluster.trace.add("%s gives up for lack of space: %v", n, err)
+				p.failed.Store(true)
+			default:
 				n.cluster.trace.add("%s: storage failed: %v", n, err)
 				n.cluster.faults.Add(durability.CE, "%s gave up though its disk was not touched: %v", n, err)
 			}

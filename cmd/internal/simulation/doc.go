@@ -14,6 +14,7 @@
 //	cluster.go   nodes: their disks, and the processes that start and end on them
 //	load.go      clients: idempotent and plain producers, readers
 //	mischief.go  the faults, and how they are drawn
+//	disks.go     those of disks
 //	model.go     a partition's history, and when it is linearizable
 //	run.go       a run from its start to its verdict
 //	trace.go     what happened in it
@@ -22,8 +23,8 @@
 //
 // Crashes of one node, of two, and of all at one moment: the machine loses or tears
 // what it had not synced, or only the process dies. Graceful stops. Isolated nodes,
-// links that are dead one way, refused and reset connections, slow disks, flipped
-// bits. A leader that is alone, is written to, dies with that and comes back. A node
+// links that are dead one way, refused and reset connections, slow and full disks,
+// flipped bits. A leader that is alone, is written to, dies with that and comes back. A node
 // that loses its replicas' folders or its votes while another is away. Several at
 // once: what was crashed stays down into the next faults.
 //
@@ -68,7 +69,7 @@
 // That was before the failure detector. It can replace a leader that lives on, all of
 // whose connections are reset and refused, before that leader's lease is over; until
 // a leader confirms what it answers (DESIGN 4.3 k, not built), such a one may answer
-// a reading with what it last knew. Of fresh seeds about one in 140 meets this: seed
-// 991835107 always does, and the history it prints is not linearizable, by a
-// reading that ends too early. Records are never concerned.
+// a reading with what it last knew. Of fresh seeds about one in 140 meets this, and
+// the history it prints is not linearizable, by a reading that ends too early.
+// Records are never concerned.
 package simulation

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace/millrace/cmd/internal/durability"
 	"github.com/millrace/millrace/replication"
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/vfs"
 )
 
 const (
@@ -207,18 +208,25 @@ func (c *client) plain(partition int32) {
 		ctx, cancel := context.WithTimeout(context.Background(), c.patience())
 		result, err := answer(ctx, r.Propose(ctx, c.batch(e, nil), replication.Guard{}))
 		cancel()
-		var void *replication.VoidError
 		switch {
 		case err == nil:
 			c.ledger.Acked(e, int64(result.Base))
 			c.histories[partition].appended(value(e), int64(result.Base))
-		case errors.Is(err, replication.ErrNotLeader), errors.As(err, &void):
+		case definite(err):
 			c.ledger.Refused(e)
 			c.histories[partition].refused(value(e))
 		default:
 			c.ledger.Unknown(e)
 		}
 	}
+}
+
+// definite reports an error that promises that the batch never comes to be in the log:
+// those that a broker answers with another code than that of an unknown outcome.
+func definite(err error) bool {
+	var void *replication.VoidError
+	return errors.As(err, &void) || errors.Is(err, replication.ErrNotLeader) ||
+		errors.Is(err, replication.ErrClosed) || errors.Is(err, vfs.ErrNoSpace)
 }
 
 // answer waits for a proposal's outcome; what comes too late is unknown.

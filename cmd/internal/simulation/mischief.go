@@ -40,6 +40,7 @@ var steps = []step{
 	{"links are slow, and change", 2, (*mischief).jitter},
 	{"bits flip on the way", 1, (*mischief).flipBits},
 	{"a disk is slow", 3, (*mischief).slowDisk},
+	{"a disk is full", 2, (*mischief).fullDisk},
 	{"a lone leader is written to, dies and comes back", 3, (*mischief).oldLeader},
 	{"a replica loses its folder or votes", 1, (*mischief).loseReplica},
 }
@@ -255,20 +256,6 @@ func (m *mischief) flipBits() error {
 		m.sleep(10, 200)
 	}
 	m.heal()
-	return nil
-}
-
-// slowDisk makes every sync of the segments of one node take long. Only of these: a
-// goroutine that waits for a mutex keeps the virtual clock from going on, and the
-// model of the metadata store holds one over its syncs.
-func (m *mischief) slowDisk() error {
-	n := m.victim()
-	d := time.Duration(1+m.rng.IntN(400)) * time.Millisecond
-	m.trace.add("syncs of %s take %v", n, d)
-	slow := n.disk.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "/topics/", Repeat: true, Do: func() { time.Sleep(d) }})
-	m.sleep(100, 3000)
-	slow.Remove()
-	m.trace.add("the disk of %s is well again", n)
 	return nil
 }
 

@@ -17,14 +17,13 @@ var (
 	seedsFlag = flag.Int("seeds", 0, "how many fresh seeds TestFreshSeeds runs")
 	seedFlag  = flag.Uint64("seed", 0, "the first seed that TestFreshSeeds runs; 0 draws it")
 	traceFlag = flag.Bool("trace", false, "print what happened in every run")
+	againFlag = flag.Int("again", 10, "how often a seed that failed is tried again")
 )
 
 const (
 	// stuck is how long, by the real clock, a run may take: hundreds of times what it
 	// does take.
 	stuck = 4 * time.Minute
-	// again is how often a seed that failed is tried again.
-	again = 10
 	// minOperations is how many operations of clients must be checked in a run, on
 	// average over manySeeds or more: below that the clusters did not do their work,
 	// and that nothing was found means nothing. Of these many runs each kind of fault
@@ -78,13 +77,13 @@ func mustHold(t *testing.T, seed uint64) *Result {
 		return r
 	}
 	repeated := 0
-	for range again {
+	for range *againFlag {
 		if run(t, seed).Err != nil {
 			repeated++
 		}
 	}
 	t.Errorf("seed %d: %v\n\nThe same seed failed again in %d of %d tries. What happened, by the virtual clock:\n%s\n\n%s",
-		seed, r.Err, repeated, again, r.Trace, r.logs)
+		seed, r.Err, repeated, *againFlag, r.Trace, r.logs)
 	return r
 }
 
