@@ -10,9 +10,10 @@ import (
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
-// machine drives a log and a naive model of it: lists of entries. The oracle after
-// every crash: everything that was committed and not cut is there, nothing was
-// invented, and what is there is what one of the allowed histories left.
+// machine drives a log and a naive model of it: lists of entries, from the first that
+// ever was. The oracle after every crash: everything that was committed and neither
+// cut nor trimmed is there, nothing was invented, and what is there is what one of the
+// allowed histories left.
 type machine struct {
 	disk    *crashfs.FS
 	l       *Log
@@ -21,6 +22,8 @@ type machine struct {
 	// one of them back, not shorter than what is visible.
 	longer  [][]stored
 	applied segment.Index
+	start   segment.Offset // the log start
+	trying  segment.Index  // what an Apply under way may have applied
 	term    segment.Term
 	seed    uint64
 	crashed bool
@@ -55,7 +58,11 @@ func (m *machine) drafts(t *rapid.T) []draft {
 	var list []draft
 	for range rapid.IntRange(1, 6).Draw(t, "entries") {
 		m.seed++
-		switch rapid.IntRange(0, 9).Draw(t, "kind") {
+		switch rapid.IntRange(0, 10).Draw(t, "kind") {
+		case 10:
+			start := rapid.IntRange(0, int(m.l.NextOffset())+1).Draw(t, "start")
+			through := rapid.IntRange(0, int(m.l.LastIndex())+2).Draw(t, "through")
+			list = append(list, trimDraft(m.term, segment.Offset(start), segment.Index(through)))
 		case 0:
 			list = append(list, internalFrame(m.term, segment.KindNoop, ""))
 		case 1:
@@ -106,11 +113,12 @@ func (m *machine) appendWithoutSpace(t *rapid.T) {
 
 // allowed reports whether a crash may leave this.
 func (m *machine) allowed(content []stored) bool {
-	if len(content) < len(m.visible) {
+	gone := int(m.l.FirstIndex() - 1)
+	if gone+len(content) < len(m.visible) {
 		return false
 	}
 	for _, list := range append(m.longer, m.visible) {
-		if isPrefix(content, list) {
+		if gone <= len(list) && isPrefix(content, list[gone:]) {
 			return true
 		}
 	}
@@ -138,6 +146,7 @@ func (m *machine) apply(t *rapid.T) {
 		return
 	}
 	i := m.applied + segment.Index(rapid.IntRange(1, int(last-m.applied)).Draw(t, "apply"))
+	m.trying = i
 	_, err := m.l.Apply(i)
 	if m.crashed {
 		m.reopen(t)
@@ -146,7 +155,59 @@ func (m *machine) apply(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.applied = i
+	m.applied, m.start = i, max(m.start, startAsOf(m.visible, i))
+	if m.l.StartOffset() != m.start {
+		t.Fatalf("log start %d, must be %d", m.l.StartOffset(), m.start)
+	}
+}
+
+// startAsOf is the log start once an entry is applied.
+func startAsOf(list []stored, i segment.Index) (start segment.Offset) {
+	for _, s := range list[:i] {
+		if s.kind == segment.KindTrim {
+			_, content, _ := segment.DecodeInternal(s.frame)
+			trim, _ := segment.DecodeTrim(content)
+			start = max(start, min(trim.Start, s.base))
+		}
+	}
+	return start
+}
+
+// reclaim frees what was trimmed, all of it, and nothing else.
+func (m *machine) reclaim(t *rapid.T) {
+	err := m.l.Reclaim()
+	if m.crashed {
+		m.reopen(t)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.l.mu.RLock()
+	left := m.l.trimmableLocked(m.l.applied)
+	m.l.mu.RUnlock()
+	files, err := m.disk.List(testDir)
+	if err != nil || left > 0 {
+		t.Fatalf("%d segments were left, %v", left, err)
+	}
+	for _, name := range files {
+		if base, ours := segment.ParseName(name); ours && base < m.l.parts[0].base {
+			t.Fatalf("%s is left of a trimmed segment, the first is %d", name, m.l.parts[0].base)
+		}
+	}
+}
+
+// checkTrimmed says which entries may be gone, given what trims were applied at most:
+// those of segments that are wholly below the start and acknowledged.
+func (m *machine) checkTrimmed(t *rapid.T) {
+	gone := m.l.FirstIndex() - 1
+	if gone == 0 {
+		return
+	}
+	if last := m.visible[gone-1]; last.next > m.l.StartOffset() || gone > m.l.through || gone > m.l.Checkpoint().Index {
+		t.Fatalf("entry %d, which ends at offset %d, is gone: log start %d, through %d, checkpoint %d",
+			gone, last.next, m.l.StartOffset(), m.l.through, m.l.Checkpoint().Index)
+	}
 }
 
 // closeAndOpen is a clean stop, or a crash during one.
@@ -276,15 +337,23 @@ func (m *machine) adopt(t *rapid.T, o Options) {
 	if c := l.Checkpoint().Index; c < durable || l.Applied() != c {
 		t.Fatalf("checkpoint %d, applied %d, was durable at %d", c, l.Applied(), durable)
 	}
-	m.visible, m.longer, m.applied = content, nil, l.Applied()
+	gone := int(l.FirstIndex() - 1)
+	m.visible, m.longer, m.applied = append(m.visible[:gone:gone], content...), nil, l.Applied()
 	m.term = max(m.term, l.LastTerm())
+	least, most := startAsOf(m.visible, m.applied), max(m.start, startAsOf(m.visible, max(m.applied, m.trying)))
+	if m.start = l.StartOffset(); m.start < least || m.start > most {
+		t.Fatalf("log start %d after a start, must be %d to %d", m.start, least, most)
+	}
+	m.trying = 0
+	m.checkTrimmed(t)
 }
 
 // check compares the log with the model.
 func (m *machine) check(t *rapid.T) {
-	if err := checkInvariants(m.l, m.visible); err != nil {
+	if err := checkInvariants(m.l, m.visible[m.l.FirstIndex()-1:]); err != nil {
 		t.Fatal(err)
 	}
+	m.checkTrimmed(t)
 }
 
 // TestModel runs the machine.
@@ -292,17 +361,19 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"append":           m.append,
-			"append2":          m.append,
-			"append, no space": m.appendWithoutSpace,
-			"append and crash": func(t *rapid.T) { m.during(t, m.append) },
-			"cut":              m.cut,
-			"apply":            m.apply,
-			"apply and crash":  func(t *rapid.T) { m.during(t, m.apply) },
-			"crash":            m.crash,
-			"close":            m.closeAndOpen,
-			"close and crash":  func(t *rapid.T) { m.during(t, m.closeAndOpen) },
-			"":                 m.check,
+			"append":            m.append,
+			"append2":           m.append,
+			"append, no space":  m.appendWithoutSpace,
+			"append and crash":  func(t *rapid.T) { m.during(t, m.append) },
+			"cut":               m.cut,
+			"apply":             m.apply,
+			"apply and crash":   func(t *rapid.T) { m.during(t, m.apply) },
+			"reclaim":           m.reclaim,
+			"reclaim and crash": func(t *rapid.T) { m.during(t, m.reclaim) },
+			"crash":             m.crash,
+			"close":             m.closeAndOpen,
+			"close and crash":   func(t *rapid.T) { m.during(t, m.closeAndOpen) },
+			"":                  m.check,
 		})
 		_ = m.l.Close()
 	})

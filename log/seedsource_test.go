@@ -164,5 +164,5 @@ func TestSeedOfTrimmedLog(t *testing.T) {
 	if r.FirstIndex() != l.FirstIndex() || r.StartOffset() != 10 {
 		t.Errorf("the replica begins with entry %d, start %d; its source with %d", r.FirstIndex(), r.StartOffset(), l.FirstIndex())
 	}
-	must(t, checkTrimmed(r, all[r.FirstIndex()-1:seed.Index]))
+	must(t, checkInvariants(r, all[r.FirstIndex()-1:seed.Index]))
 }
