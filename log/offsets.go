@@ -46,6 +46,16 @@ func (l *Log) views(limit segment.Offset) []segmentView {
 // not before ts: its offset and timestamp, and whether there is one. limit is the
 // high watermark, or the last stable offset.
 func (l *Log) OffsetForTime(ts int64, limit segment.Offset) (segment.Offset, int64, bool, error) {
+	for {
+		offset, timestamp, found, err := l.offsetForTime(ts, limit)
+		if !errors.Is(err, errTrimmed) {
+			return offset, timestamp, found, err
+		}
+		// The segment went while it was looked into: what is left has the answer.
+	}
+}
+
+func (l *Log) offsetForTime(ts int64, limit segment.Offset) (segment.Offset, int64, bool, error) {
 	limit = min(limit, l.HighWatermark())
 	for _, v := range l.views(limit) {
 		if v.max < ts {
@@ -120,6 +130,15 @@ func recordAt(frame []byte, header segment.Header, ts int64, start segment.Offse
 // them if there are several (KIP-734): its offset and timestamp in milliseconds,
 // and whether there is one.
 func (l *Log) MaxTimestamp(limit segment.Offset) (segment.Offset, int64, bool, error) {
+	for {
+		offset, timestamp, found, err := l.maxTimestamp(limit)
+		if !errors.Is(err, errTrimmed) {
+			return offset, timestamp, found, err
+		}
+	}
+}
+
+func (l *Log) maxTimestamp(limit segment.Offset) (segment.Offset, int64, bool, error) {
 	limit = min(limit, l.HighWatermark())
 	newest, found := int64(0), false
 	for _, v := range l.views(limit) {
@@ -137,7 +156,7 @@ func (l *Log) MaxTimestamp(limit segment.Offset) (segment.Offset, int64, bool, e
 	if !found {
 		return 0, 0, false, nil
 	}
-	return l.OffsetForTime(newest, limit)
+	return l.offsetForTime(newest, limit)
 }
 
 // newest is the largest timestamp below limit in a segment that goes on behind it:

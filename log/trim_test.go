@@ -3,6 +3,8 @@ package log
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -395,6 +397,53 @@ func TestOffsetsAfterTrim(t *testing.T) {
 		t.Fatal(err, len(l.parts))
 	}
 	check()
+}
+
+// TestOffsetsWhileTrimming: a segment that goes between the moment when it is looked up
+// and the moment when its files are open has no part in the answer, and makes no error:
+// a client that asks for a time must not hear that an offset is out of range.
+func TestOffsetsWhileTrimming(t *testing.T) {
+	for name, ask := range map[string]func(l *Log) (segment.Offset, int64, bool, error){
+		"time":    func(l *Log) (segment.Offset, int64, bool, error) { return l.OffsetForTime(3, 24) },
+		"largest": func(l *Log) (segment.Offset, int64, bool, error) { return l.MaxTimestamp(24) },
+	} {
+		disk := crashfs.New(1)
+		o := smallOptions(disk.Mount())
+		o.Files = NewFileCache(1)
+		l := create(t, o)
+		mustAppend(t, l, batchOfRecords(1, 1, 1900, 0, 100)) // the newest comes first
+		for i := range int64(23) {
+			mustAppend(t, l, batchOfRecords(1, 1, 1900, uint64(i), i+1))
+		}
+		mustAppend(t, l, trimDraft(1, 14, 24))
+		if _, err := l.Apply(24); err != nil {
+			t.Fatal(err)
+		}
+		var trimming sync.WaitGroup
+		fault := disk.Inject(crashfs.Fault{Op: crashfs.OpOpen, PathContains: segment.LogName(0), Do: func() {
+			if _, err := l.Apply(25); err != nil {
+				t.Error(err)
+			}
+			trimming.Go(func() { // it waits for whoever opens the files
+				if err := l.Reclaim(); err != nil {
+					t.Error(err)
+				}
+			})
+			for l.FirstIndex() == 1 {
+				runtime.Gosched()
+			}
+		}})
+		offset, ts, found, err := ask(l)
+		trimming.Wait()
+		want, at := segment.Offset(14), int64(14)
+		if name == "largest" {
+			want, at = 23, 23
+		}
+		if offset != want || ts != at || !found || err != nil || fault.Fired() == 0 {
+			t.Errorf("%s: offset %d of time %d, %v, %v; want %d of %d", name, offset, ts, found, err, want, at)
+		}
+		must(t, l.Close())
+	}
 }
 
 // TestExpired: the rules of age and size.
