@@ -21,15 +21,15 @@ func timesOf(w *segment.Writer) times {
 }
 
 // recoverTimes finds out when the segment being written was appended to, which only
-// a seal says: last is when its file was changed, or now, never too early. first is
-// the time of its first record, but neither before the segment before it ended nor
-// after last.
+// a seal says: last is when its file was changed, or now, never too early: a clock that
+// is behind when a machine boots must not make it old. first is the time of its first
+// record, but neither before the segment before it ended nor after last.
 func (l *Log) recoverTimes() error {
 	w := l.tail.writer
 	if first, _ := w.Appended(); first == 0 && w.End().Index > w.Header().BaseIndex {
-		last := l.options.Clock()
-		if modified := l.end.part.modified; modified > 0 {
-			last = min(last, modified)
+		last := l.end.part.modified
+		if last <= 0 {
+			last = l.options.Clock()
 		}
 		record, err := firstTimestamp(w)
 		if err != nil {
@@ -84,7 +84,8 @@ type Retention struct {
 //   - by age, when its largest record timestamp and its last append are both older
 //     than that. A timestamp that is in the future counts as the append: clients may
 //     send any time, 1970 and 2100 included, and one record must neither remove its
-//     segment at once nor keep it for ever;
+//     segment at once nor keep it for ever. The clock of an append may have been wrong
+//     too, see lastAppendLocked;
 //   - by size, when the log without it still has that many bytes.
 //
 // Segments with entries above through, which not every member of the group has
@@ -99,8 +100,11 @@ func (l *Log) Expired(r Retention, now time.Time, through segment.Index) (start 
 			spare += l.lengthLocked(p)
 		}
 	}
-	for _, p := range l.parts {
+	earlier := int64(0) // the last append before
+	for n, p := range l.parts {
 		b := l.boundsLocked(p)
+		b.times.last = l.lastAppendLocked(n, earlier, now.UnixMilli())
+		earlier = max(earlier, b.times.last)
 		if b.next <= start {
 			continue
 		}
@@ -115,6 +119,25 @@ func (l *Log) Expired(r Retention, now time.Time, through segment.Index) (start 
 		start, spare = b.next, spare-size
 	}
 	return start, false
+}
+
+// clockSlack is how far a clock may step back, in milliseconds, and still be believed.
+const clockSlack = int64(time.Hour / time.Millisecond)
+
+// lastAppendLocked is when a segment was appended to last, at the latest. A time in the
+// future, or before that of an earlier segment, is that of a clock that was wrong; then
+// it is the first append to a later segment that can be believed, or now.
+func (l *Log) lastAppendLocked(n int, earlier, now int64) int64 {
+	believed := func(at int64) bool { return at >= earlier-clockSlack && at <= now }
+	if last := l.boundsLocked(l.parts[n]).times.last; believed(last) {
+		return last
+	}
+	for _, later := range l.parts[n+1:] {
+		if first := l.boundsLocked(later).times.first; first > 0 && believed(first) {
+			return first
+		}
+	}
+	return now
 }
 
 // bounds are the end of a segment, and its times.

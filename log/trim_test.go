@@ -3,12 +3,15 @@ package log
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/segment"
+	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -491,6 +494,72 @@ func TestExpired(t *testing.T) {
 		if start != tt.start || held != tt.held {
 			t.Errorf("%s: start %d, held %v; want %d, %v", name, start, held, tt.start, tt.held)
 		}
+	}
+}
+
+// TestExpiredAfterClockJumps: a clock that was wrong while a segment was written, for
+// days or for years, neither removes what is not old nor stops retention for ever.
+func TestExpiredAfterClockJumps(t *testing.T) {
+	const day = int64(24 * time.Hour / time.Millisecond)
+	const today = 20_000 * day
+	for name, tt := range map[string]struct {
+		appended []int64 // days from today, a segment each
+		later    int64   // days from today
+		start    segment.Offset
+	}{
+		"steady":                   {[]int64{-9, -8, -3}, 0, 4},
+		"ahead for a segment":      {[]int64{-9, 30_000, -3}, 0, 2},
+		"and a week later":         {[]int64{-9, 30_000, -3}, 5, 6},
+		"ahead for two":            {[]int64{-9, 30_000, 30_000, -8}, 0, 8},
+		"ahead to the end":         {[]int64{-9, -8, 30_000}, 0, 4},
+		"behind for a segment":     {[]int64{-9, -15_000, -3}, 0, 2},
+		"and days later":           {[]int64{-9, -15_000, -3}, 5, 6},
+		"behind to the end":        {[]int64{-9, -8, -15_000}, 0, 4},
+		"ahead, and then behind":   {[]int64{-9, 30_000, -15_000}, 0, 2},
+		"ahead, behind, and right": {[]int64{-9, 30_000, -15_000, -8}, 0, 8},
+	} {
+		clock := int64(0)
+		o := smallOptions(crashfs.New(1).Mount())
+		o.Clock = func() int64 { return clock }
+		l := create(t, o)
+		for n, at := range tt.appended {
+			clock = today + at*day
+			// Without a timestamp that says how old they are.
+			mustAppend(t, l, batchOfRecords(1, 1, 4000, uint64(n), -1), batchOfRecords(1, 1, 4000, uint64(n), -1))
+		}
+		if _, err := l.Apply(l.LastIndex()); err != nil || len(l.parts) != len(tt.appended) {
+			t.Fatal(err, len(l.parts))
+		}
+		now := time.UnixMilli(today + tt.later*day)
+		if start, _ := l.Expired(Retention{7 * 24 * time.Hour, -1}, now, l.Applied()); start != tt.start {
+			t.Errorf("%s: start %d, want %d", name, start, tt.start)
+		}
+		must(t, l.Close())
+	}
+}
+
+// TestExpiredAfterAStartInThePast: what was appended before a restart does not become
+// old because the clock is behind then.
+func TestExpiredAfterAStartInThePast(t *testing.T) {
+	clock := time.Now().UnixMilli()
+	o := smallOptions(vfs.OS())
+	o.Dir, o.Clock = t.TempDir(), func() int64 { return clock }
+	l := create(t, o)
+	mustAppend(t, l, batchOfRecords(1, 1, 100, 1, 0))
+	if _, err := l.Apply(1); err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.Close())
+	file, err := os.Stat(filepath.Join(o.Dir, segment.LogName(0)))
+	must(t, err)
+	clock = 1000
+	l = open(t, o)
+	defer l.Close()
+	if start, _ := l.Expired(Retention{time.Hour, -1}, file.ModTime().Add(59*time.Minute), 1); start != 0 {
+		t.Error("a record expired before its time")
+	}
+	if start, _ := l.Expired(Retention{time.Hour, -1}, file.ModTime().Add(61*time.Minute), 1); start != 1 {
+		t.Error("a record did not expire")
 	}
 }
 
