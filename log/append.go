@@ -245,6 +245,7 @@ func (a *Append) round(from int) (to int, err error) {
 	if err := w.WriteRound(a.frames[from:to], now); err != nil {
 		return 0, l.fail("append", err)
 	}
+	l.steps.Add(1)
 	return to, nil
 }
 

@@ -16,6 +16,7 @@ func (l *Log) roll(a *Append, n int) error {
 	if err := w.Seal(); err != nil {
 		return l.fail("close segment", err)
 	}
+	l.steps.Add(1)
 	old := l.tail.chain[len(l.tail.chain)-1]
 	l.mu.Lock()
 	old.header = slim(w.Header())
@@ -32,6 +33,7 @@ func (l *Log) roll(a *Append, n int) error {
 	if err != nil {
 		return l.fail("begin segment", err)
 	}
+	l.steps.Add(1)
 	p := &part{base: header.BaseOffset, index: header.BaseIndex, header: header}
 	chain := append(l.tail.chain[:len(l.tail.chain):len(l.tail.chain)], p)
 	if err := l.list(chain, nil); err != nil {
@@ -72,6 +74,7 @@ func (l *Log) listLocked(next listed) error {
 	if err := writeManifest(l.options.FS, l.options.Dir, m); err != nil {
 		return l.fail("list segments", err)
 	}
+	l.steps.Add(1)
 	l.listed = next
 	return nil
 }

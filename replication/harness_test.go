@@ -48,6 +48,7 @@ type trio struct {
 	nodes   []*trioNode
 	// segmentBytes is the size of a segment.
 	segmentBytes int64
+	timings      Timings
 }
 
 // trioNode is one of the three.
@@ -89,13 +90,24 @@ var testTimings = Timings{Heartbeat: 250 * time.Millisecond, Commit: 20 * time.M
 
 func newTrio(t *testing.T) *trio {
 	t.Helper()
-	return newTrioOf(t, 1<<20)
+	return newTrioWith(t, 1<<20, testTimings)
 }
 
 // newTrioOf is newTrio with segments of a size.
 func newTrioOf(t *testing.T, segmentBytes int64) *trio {
 	t.Helper()
-	g := &trio{t: t, segmentBytes: segmentBytes, network: transporttest.New(), topic: &metadata.Topic{Name: "events", ID: segment.NewTopicID(), StartTerm: 1}}
+	return newTrioWith(t, segmentBytes, testTimings)
+}
+
+// newTimedTrio is newTrio with other clocks.
+func newTimedTrio(t *testing.T, timings Timings) *trio {
+	t.Helper()
+	return newTrioWith(t, 1<<20, timings)
+}
+
+func newTrioWith(t *testing.T, segmentBytes int64, timings Timings) *trio {
+	t.Helper()
+	g := &trio{t: t, segmentBytes: segmentBytes, timings: timings, network: transporttest.New(), topic: &metadata.Topic{Name: "events", ID: segment.NewTopicID(), StartTerm: 1}}
 	g.group = transport.GroupID{Topic: g.topic.ID}
 	var replicas []metadata.Replica
 	for id := metadata.NodeID(1); id <= 3; id++ {
@@ -168,7 +180,7 @@ func (n *trioNode) start() {
 	p, err := startPartition(partitionConfig{
 		group: n.trio.group, topic: "events", local: transport.ServerID(n.id, n.replica.Incarnation),
 		replicas: n.trio.topic.Partitions[0].Replicas, log: l, stable: votes.Group(n.trio.group),
-		timings: testTimings.withDefaults(), logger: logger,
+		timings: n.trio.timings.withDefaults(), logger: logger,
 		facade: func() (*transport.Facade, error) {
 			return newFacade(n.trio.group, transport.ServerID(n.id, n.replica.Incarnation), mux, l, slog.New(slog.DiscardHandler))
 		},

@@ -84,6 +84,7 @@ type instance struct {
 	left    chan struct{} // closed when it is closing and inside is 0
 	quiet   chan struct{} // closed when it is closing, and inside and pending are 0
 
+	resigned   atomic.Uint64 // the last term that it gave up because the disk hung
 	disk       diskCalls
 	notify     chan bool
 	unanswered unanswered            // what raft was handed
@@ -108,6 +109,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 		return nil, err
 	}
 	in.store = &logStore{log: p.log, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
+		watch:    newStoreWatch(p.log.Steps, in.diskHangs),
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
 	snapshots := &snapshotStore{checkpoint: p.log.AppliedState()}
 	machine := &fsm{log: p.log, disk: &in.disk, moved: in.moved, stop: p.poisoned}
@@ -189,6 +191,7 @@ func (in *instance) apply(proposal *Proposal) {
 	if planted.CheckBeforeApply && in.judgedEarly(proposal) {
 		return
 	}
+	in.unanswered.handing(proposal)
 	var future raft.Future
 	if proposal.barrier {
 		future = in.raft.Barrier(0)
@@ -227,6 +230,10 @@ func (in *instance) watch() {
 				continue
 			}
 			in.partition.lead(Leadership{Leader: true, Term: segment.Term(in.raft.CurrentTerm())})
+			if in.hasResigned() { // before this goroutine heard that it leads
+				in.partition.lead(Leadership{})
+				continue
+			}
 			// The no-op is invisible to the state machine; a barrier behind it
 			// returns once everything before was applied.
 			in.partition.queue.addBarrier(&Proposal{barrier: true, done: make(chan struct{})})

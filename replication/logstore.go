@@ -23,7 +23,8 @@ var errPoisoned = errors.New("the raft instance stopped after a failed append")
 type logStore struct {
 	log       *log.Log
 	proposals *proposalTable
-	disk      *diskCalls // counts the calls that may wait for the disk; may be nil
+	disk      *diskCalls  // counts the calls that may wait for the disk; may be nil
+	watch     *storeWatch // notices a StoreLogs that hangs; may be nil
 	// appended is told about each fresh entry once it is durable or refused.
 	appended func(*Proposal)
 	// failed is told once about the error that poisoned the instance; it must
@@ -83,6 +84,8 @@ func (s *logStore) StoreLogs(entries []*raft.Log) error {
 		return errPoisoned
 	}
 	defer s.disk.begin()()
+	s.watch.begin()
+	defer s.watch.end()
 	fresh, err := s.append(entries)
 	for _, p := range fresh {
 		s.appended(p)

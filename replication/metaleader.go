@@ -315,13 +315,13 @@ func (m *MetaGroup) handOver() {
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, handOverTimeout)
 	defer cancel()
-	last := segment.Index(in.raft.LastIndex())
+	term, last := segment.Term(in.raft.CurrentTerm()), segment.Index(in.raft.LastIndex())
 	for _, s := range in.raft.GetConfiguration().Configuration().Servers {
-		match, ok := in.facade.Matches(segment.Term(in.raft.CurrentTerm()))[s.ID]
+		match, ok := in.facade.Matches(term)[s.ID]
 		if s.ID == in.id || s.Suffrage != raft.Voter || !ok || match.Index < last || !m.answers(s.ID) {
 			continue
 		}
-		err := in.facade.RequestCampaign(ctx, s.ID)
+		err := in.facade.RequestCampaign(ctx, s.ID, term)
 		if err == nil {
 			err = poll(ctx, func() bool { return in.raft.State() != raft.Leader })
 		}

@@ -170,15 +170,15 @@ func (p *Partition) enqueue(ctx context.Context, proposal *Proposal) *Proposal {
 // drain hands queued proposals to raft, one after the other: concurrent callers
 // of Apply would lose the order. It ends when there are none.
 func (p *Partition) drain() {
-	for proposals := p.queue.drain(); len(proposals) > 0; proposals = p.queue.drain() {
-		for _, proposal := range proposals {
-			select {
-			case p.hold <- struct{}{}:
-				p.hand(proposal)
-				<-p.hold
-			case <-p.stop:
-				p.refuse([]*Proposal{proposal})
-			}
+	// One by one: what raft does not take yet must be found in the queue when it has
+	// to be refused (stuck.go).
+	for proposal := p.queue.next(); proposal != nil; proposal = p.queue.next() {
+		select {
+		case p.hold <- struct{}{}:
+			p.hand(proposal)
+			<-p.hold
+		case <-p.stop:
+			p.refuse([]*Proposal{proposal})
 		}
 	}
 }
@@ -194,6 +194,10 @@ func (p *Partition) hand(proposal *Proposal) {
 		return
 	}
 	defer in.leave()
+	if in.hasResigned() {
+		p.refuse([]*Proposal{proposal})
+		return
+	}
 	in.apply(proposal)
 }
 

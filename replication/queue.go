@@ -31,7 +31,7 @@ type admission struct {
 }
 
 // newQueue is an empty queue. start is called under its lock when an item comes and
-// nobody drains; whoever it starts calls drain until there is nothing.
+// nobody drains; whoever it starts calls next until there is nothing.
 func newQueue(start func()) *queue {
 	return &queue{waiting: list.New(), start: start, drained: true}
 }
@@ -122,14 +122,34 @@ func (q *queue) release(size int) {
 	q.grantLocked()
 }
 
-// drain takes everything queued. Nothing: whoever drains is done, and another is
-// started for the next item.
-func (q *queue) drain() []*Proposal {
+// next takes the first proposal. Nil, if there is none: whoever drains is done, and
+// another is started for the next item.
+func (q *queue) next() *Proposal {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if len(q.items) == 0 {
+		q.items, q.drained = nil, true // a burst's memory goes back
+		return nil
+	}
+	p := q.items[0]
+	q.items[0] = nil
+	q.items = q.items[1:]
+	return p
+}
+
+// expel takes everything queued, and lets everybody who waits for room in first, to
+// take that too: all of it is to be refused.
+func (q *queue) expel() []*Proposal {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
+		a := e.Value.(*admission)
+		q.waiting.Remove(e)
+		q.admitLocked(a.proposal)
+		close(a.granted)
+	}
 	items := q.items
 	q.items = nil
-	q.drained = len(items) == 0
 	return items
 }
 

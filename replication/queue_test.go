@@ -11,6 +11,17 @@ import (
 
 func sized(n int) *Proposal { return newProposal(make([]byte, n), segment.Header{}, Guard{}) }
 
+// take takes the first n items of a queue, fewer if there are no more. The drainer it
+// stands for has not looked whether there are more.
+func take(q *queue, n int) (taken []*Proposal) {
+	for range n {
+		if p := q.next(); p != nil {
+			taken = append(taken, p)
+		}
+	}
+	return taken
+}
+
 func TestQueueKeepsOrderAndBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(func() {})
@@ -24,7 +35,7 @@ func TestQueueKeepsOrderAndBounds(t *testing.T) {
 			}()
 			synctest.Wait() // they wait in this order
 		}
-		if got := q.drain(); len(got) != 1 || got[0] != first {
+		if got := take(q, 2); len(got) != 1 || got[0] != first {
 			t.Fatalf("drained %d proposals, want the first alone", len(got))
 		}
 		if len(added) != 0 {
@@ -32,7 +43,7 @@ func TestQueueKeepsOrderAndBounds(t *testing.T) {
 		}
 		q.release(maxQueuedBytes)
 		synctest.Wait()
-		if got := q.drain(); len(got) != 2 || got[0] != second || got[1] != third {
+		if got := take(q, 3); len(got) != 2 || got[0] != second || got[1] != third {
 			t.Errorf("drained %d proposals, want second and third in order", len(got))
 		}
 	})
@@ -97,14 +108,14 @@ func TestQueueStartsOneDrainer(t *testing.T) {
 		must(t, q.add(t.Context(), sized(1)))
 	}
 	q.addBarrier(sized(0))
-	if got := q.drain(); len(got) != 3 || started != 1 {
+	if got := take(q, 3); len(got) != 3 || started != 1 {
 		t.Fatalf("%d drainers for %d items", started, len(got))
 	}
 	must(t, q.add(t.Context(), sized(1))) // before the drainer has looked again
-	if got := q.drain(); len(got) != 1 || started != 1 {
+	if got := take(q, 1); len(got) != 1 || started != 1 {
 		t.Fatalf("%d drainers, the first has %d more items", started, len(got))
 	}
-	if len(q.drain()) != 0 {
+	if q.next() != nil {
 		t.Fatal("an item from nowhere")
 	}
 	must(t, q.add(t.Context(), sized(1)))
@@ -112,7 +123,7 @@ func TestQueueStartsOneDrainer(t *testing.T) {
 		t.Errorf("%d drainers, the second was to come for the last item", started)
 	}
 	q.close(ErrClosed)
-	if len(q.drain()) != 1 || started != 2 {
+	if len(take(q, 2)) != 1 || started != 2 {
 		t.Errorf("what was queued before the end is not drained by the one who is there")
 	}
 }

@@ -39,11 +39,15 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 		return err
 	}
 	defer p.letQueueGo()
+	role := p.Leadership()
+	if !role.Leader {
+		return nil
+	}
 	target, err := p.awaitSuccessor(ctx, in, to, up)
 	if err != nil {
 		return err
 	}
-	request := func(ctx context.Context) error { return in.facade.RequestCampaign(ctx, target) }
+	request := func(ctx context.Context) error { return in.facade.RequestCampaign(ctx, target, role.Term) }
 	return awaitDeposed(ctx, request, func() bool { return in.raft.State() == raft.Leader })
 }
 

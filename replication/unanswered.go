@@ -25,9 +25,41 @@ type unanswered struct {
 	mu      sync.Mutex
 	queued  []pending
 	first   *Proposal     // the one that is being answered, nil if none is
+	given   *Proposal     // the one that raft is being given, nil if none is
 	unbound bool          // nobody waits for room any more
 	room    chan struct{} // closed and made anew when a proposal was answered, nil if nobody waits
 	idle    chan struct{} // closed when the goroutine ends, nil while none runs
+}
+
+// handing notes which proposal raft is about to be given. While its main goroutine
+// waits for the disk it takes none, and the call that gives it this one hangs.
+func (u *unanswered) handing(p *Proposal) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.given = p
+}
+
+// all are the proposals that raft has, or is being given.
+func (u *unanswered) all() []*Proposal {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	all := u.allLocked()
+	if u.given != nil {
+		all = append(all, u.given)
+	}
+	return all
+}
+
+// allLocked are those that raft has.
+func (u *unanswered) allLocked() []*Proposal {
+	var all []*Proposal
+	if u.first != nil {
+		all = append(all, u.first)
+	}
+	for _, p := range u.queued {
+		all = append(all, p.proposal)
+	}
+	return all
 }
 
 // add takes a proposal, once fewer than maxUnanswered are there. One caller at a
@@ -44,7 +76,7 @@ func (u *unanswered) add(p pending) {
 		<-room
 		u.mu.Lock()
 	}
-	u.queued = append(u.queued, p)
+	u.queued, u.given = append(u.queued, p), nil
 	if u.idle == nil {
 		u.idle = make(chan struct{})
 		go u.run()
@@ -109,13 +141,7 @@ func (u *unanswered) done() <-chan struct{} {
 func (u *unanswered) abandon() []*Proposal {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	var left []*Proposal
-	if u.first != nil {
-		left = append(left, u.first)
-	}
-	for _, p := range u.queued {
-		left = append(left, p.proposal)
-	}
+	left := u.allLocked()
 	u.queued = nil
 	return left
 }

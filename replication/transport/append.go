@@ -74,7 +74,7 @@ func (f *Facade) lead(term uint64) (context.Context, error) {
 		ctx, cancel := context.WithCancelCause(f.ctx)
 		f.reign = reign{term: term, ctx: ctx, cancel: cancel}
 	}
-	if term < f.reign.term || !f.leads(term) {
+	if term < f.reign.term || term <= f.resigned || !f.leads(term) {
 		return nil, ErrNotLeading
 	}
 	return f.reign.ctx, nil

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/segment"
 )
 
 // Errors of a campaign. Test with errors.Is.
@@ -90,7 +92,11 @@ func (f *Facade) LastLeader() raft.ServerID {
 
 // TimeoutNow implements raft.Transport. It fails at once if the peer is down.
 func (f *Facade) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	if err := f.RequestCampaign(context.Background(), id); err != nil {
+	var term segment.Term
+	if instance := f.instance(); instance != nil {
+		term = segment.Term(instance.CurrentTerm())
+	}
+	if err := f.RequestCampaign(context.Background(), id, term); err != nil {
 		return err
 	}
 	resp.RPCHeader = rpcHeader(id)
@@ -105,22 +111,22 @@ type offer struct {
 
 // RequestCampaign asks another replica to campaign, see Campaign, which is how
 // leadership is moved to it: raft's own transfer refuses every Apply for up to
-// the election time-out. Nil says that it has begun, or that it leads already. It
-// does not begin once half of the time until ctx ends has passed, at most half of
-// VoteTimeout: the caller may go on as the leader when ctx ends, and what the
-// network delays, or a slow sync, must not depose it then. The other half is for the
-// votes.
+// the election time-out. Nil says that it has begun, or that it leads already.
+// Term is the one whose leadership is to end; a target that has seen a later one
+// refuses, with CodeStaleRequest, because it would depose whoever was elected since.
+//
+// The target does not begin once half of the time until ctx ends has passed, at most
+// half of VoteTimeout: the caller may go on as the leader when ctx ends, and what
+// the network delays, or a slow sync, must not depose it then. The other half is for
+// the votes.
 //
 // The two have no clock in common. So the replica first gives out a mark, and may
 // begin for a while after it did, by its own clock; the caller has waited since
 // before, by its own.
-func (f *Facade) RequestCampaign(ctx context.Context, target raft.ServerID) error {
+func (f *Facade) RequestCampaign(ctx context.Context, target raft.ServerID, term segment.Term) error {
 	ctx, cancel := context.WithTimeout(ctx, f.config.VoteTimeout)
 	defer cancel()
-	var request handOver
-	if instance := f.instance(); instance != nil {
-		request.term = instance.CurrentTerm()
-	}
+	request := handOver{term: uint64(term)}
 	mark, err := f.callHandOver(ctx, target, request)
 	var remote *RemoteError
 	if errors.As(err, &remote) && remote.Code == CodeUnknownMethod { // an older broker

@@ -96,14 +96,16 @@ func TestCampaignBeforeBind(t *testing.T) {
 func TestOvertakenRequest(t *testing.T) {
 	network := newFakeNetwork(t)
 	a := newEndpoint(t, network, 1, FacadeConfig{})
-	a.Bind(leading(5, 10))
+	// By the time of the request the sender follows that leader, too: a disk that hung
+	// came back.
+	a.Bind(&fakeRaft{state: raft.Follower, term: 6, servers: testConfiguration(3).Servers})
 	b := newEndpoint(t, network, 2, FacadeConfig{})
 	b.Bind(&fakeRaft{state: raft.Follower, term: 6, servers: testConfiguration(3).Servers})
 	b.answer(t, func(command any) any {
 		t.Errorf("raft got %T", command)
 		return nil
 	})
-	if err := a.RequestCampaign(t.Context(), testID(2)); code(err) != CodeStaleRequest {
+	if err := a.RequestCampaign(t.Context(), testID(2), 5); code(err) != CodeStaleRequest {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -125,7 +127,7 @@ func handedOver(t *testing.T, wait, busy time.Duration, deliveries func(Method) 
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	err := a.RequestCampaign(ctx, testID(2))
+	err := a.RequestCampaign(ctx, testID(2), 5)
 	if len(begun) == 0 && err == nil {
 		t.Error("no campaign, and no error")
 	}
@@ -193,7 +195,7 @@ func TestOlderBroker(t *testing.T) {
 			reached++
 			return &raft.TimeoutNowResponse{}
 		})
-		if err := a.RequestCampaign(t.Context(), testID(2)); err != nil {
+		if err := a.RequestCampaign(t.Context(), testID(2), 5); err != nil {
 			t.Error(err)
 		}
 		if _, err := a.call(2, MethodRaftTimeoutNow, old); err != nil || reached != 2 {
@@ -210,7 +212,7 @@ func TestLateCampaign(t *testing.T) {
 		a := newEndpoint(t, network, 1, FacadeConfig{VoteTimeout: time.Second})
 		b := newEndpoint(t, network, 2, FacadeConfig{VoteTimeout: time.Second})
 		b.Bind(&fakeRaft{state: raft.Follower, servers: testConfiguration(3).Servers})
-		if err := a.RequestCampaign(t.Context(), testID(2)); err == nil {
+		if err := a.RequestCampaign(t.Context(), testID(2), 0); err == nil {
 			t.Fatal("raft was never asked")
 		}
 		synctest.Wait()

@@ -150,6 +150,7 @@ var (
 //	            raft's main queue (b), says where the logs agree (j),
 //	            keeps raft's snapshots from a partition                facade_receive.go
 //	both        campaigns when asked to (e), withholds votes           campaign.go
+//	            gives a term up whose leader's disk hangs (c)          resign.go
 //	            ends its own group's calls when it is closed (g)       here
 //
 // raft calls it from many goroutines. It calls back into raft only through
@@ -171,6 +172,7 @@ type Facade struct {
 	onClose  func() // leaves the router
 	replicas map[raft.ServerID]*replica
 	reign    reign
+	resigned uint64        // the last term of which Resign has ended the reign
 	waiters  int           // calls in hold
 	changed  chan struct{} // closed and replaced to wake them
 	nudges   nudges

@@ -293,7 +293,7 @@ func TestVotesWithheld(t *testing.T) {
 		id := to.config.LocalID
 		votes[0] = from.RequestVote(id, "", &raft.RequestVoteRequest{Term: 4}, &raft.RequestVoteResponse{})
 		votes[1] = from.RequestPreVote(id, "", &raft.RequestPreVoteRequest{Term: 4}, &raft.RequestPreVoteResponse{})
-		votes[2] = from.RequestCampaign(t.Context(), id)
+		votes[2] = from.RequestCampaign(t.Context(), id, 0)
 		return votes
 	}
 	instance.term = 0 // as the sender, which is not bound

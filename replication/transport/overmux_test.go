@@ -8,6 +8,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/millrace/millrace/segment"
+
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport/transporttest"
 )
@@ -88,7 +90,7 @@ func TestGroupOverMux(t *testing.T) {
 		eventually(t, 200*time.Millisecond, "it has everything", func() bool { return dead.log.last() == leader.log.last() })
 
 		next := g.members[1]
-		if err := leader.facade.RequestCampaign(t.Context(), testID(next.node)); err != nil {
+		if err := leader.facade.RequestCampaign(t.Context(), testID(next.node), segment.Term(leader.raft.CurrentTerm())); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, time.Second, "the target leads", func() bool { return next.raft.State() == raft.Leader })

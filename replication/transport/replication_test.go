@@ -123,7 +123,7 @@ func TestLeaderChange(t *testing.T) {
 			eventually(t, 200*time.Millisecond, "the target has the last entry", func() bool {
 				return leader.facade.Matches(term)[testID(next.node)].Index == last
 			})
-			if err := leader.facade.RequestCampaign(t.Context(), testID(next.node)); err != nil {
+			if err := leader.facade.RequestCampaign(t.Context(), testID(next.node), term); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, time.Second, "the target leads", func() bool { return next.raft.State() == raft.Leader })
