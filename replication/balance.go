@@ -76,7 +76,7 @@ type leaderMove struct {
 }
 
 // astray lists the partitions that this node leads in the place of a preferred replica
-// that could, on brokers that miss more of what they should lead than is allowed.
+// that could and is not drained, on brokers that miss more of what they should lead than is allowed.
 func (h *Host) astray(view *metadata.View) (moves []leaderMove) {
 	preferred, missed := map[metadata.NodeID]int{}, map[metadata.NodeID]int{}
 	for topic := range view.Topics() {
@@ -84,7 +84,7 @@ func (h *Host) astray(view *metadata.View) (moves []leaderMove) {
 			first := p.Replicas[0].Node
 			preferred[first]++
 			info, known := h.Leader(topic.ID, int32(i))
-			if !known || info.Node == first {
+			if !known || info.Node == first || view.Drained(first) {
 				continue
 			}
 			missed[first]++

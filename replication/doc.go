@@ -15,6 +15,7 @@
 //	detector.go electors.go            a node that has died, and elections for all that it led
 //	transfer.go move.go balance.go     moving leadership: from any node, and back by itself
 //	stuck.go                           giving it up when the disk hangs
+//	drain.go                           giving it away on a broker that is to be stopped
 //	node.go metagroup.go metastore.go
 //	founding.go join.go forward.go
 //	quorum.go                          the data folder's identity and the metadata group

@@ -676,6 +676,8 @@ func TestNextMember(t *testing.T) {
 		apply(&metadata.RegisterBroker{Node: n, Incarnation: metadata.Incarnation(n), Start: 1, Session: 1})
 	}
 	apply(&metadata.RegisterBroker{Node: 3, Incarnation: 0x33, Replaces: 3, Start: 1, Session: 2})
+	apply(&metadata.RegisterBroker{Node: 8, Incarnation: 8, Start: 1, Session: 1})
+	apply(&metadata.UnregisterBroker{Node: 8, Incarnation: 8})
 	id := func(n metadata.NodeID, incarnation uint64) raft.ServerID { return transport.ServerID(n, incarnation) }
 	rows := []struct {
 		name             string
@@ -697,6 +699,10 @@ func TestNextMember(t *testing.T) {
 		{name: "replaced, but the rest is no quorum", voters: []raft.ServerID{id(1, 1), id(2, 2), id(3, 3)}, others: []raft.ServerID{id(3, 0x33), id(4, 4), id(5, 5), id(6, 6), id(7, 7)},
 			caughtUp: []raft.ServerID{id(3, 0x33)}},
 		{name: "replaced without a vote", voters: []raft.ServerID{id(1, 1), id(2, 2), id(4, 4), id(5, 5), id(6, 6)}, others: []raft.ServerID{id(3, 3), id(3, 0x33), id(7, 7)}, want: "removing the replaced disk 3/0000000000000003"},
+		{name: "unregistered", voters: []raft.ServerID{id(1, 1), id(2, 2), id(8, 8)}, others: []raft.ServerID{id(3, 0x33), id(4, 4), id(5, 5), id(6, 6), id(7, 7)},
+			caughtUp: []raft.ServerID{id(2, 2)}, want: "removing the unregistered broker 8/0000000000000008"},
+		{name: "unregistered, but the rest is no quorum", voters: []raft.ServerID{id(1, 1), id(2, 2), id(8, 8)}, others: []raft.ServerID{id(3, 0x33), id(4, 4), id(5, 5), id(6, 6), id(7, 7)}},
+		{name: "unregistered without a vote", voters: []raft.ServerID{id(1, 1)}, others: []raft.ServerID{id(2, 2), id(3, 0x33), id(4, 4), id(5, 5), id(6, 6), id(7, 7), id(8, 8)}, want: "removing the unregistered broker 8/0000000000000008"},
 	}
 	for _, row := range rows {
 		g := groupMembers{own: id(1, 1), view: state.View(), matches: map[raft.ServerID]transport.Match{}, commit: 10,

@@ -144,6 +144,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 	go h.watchInSync()
 	go h.settle()
 	h.workers.Go(h.balanceLoop)
+	h.workers.Go(h.drainLoop)
 	return h, nil
 }
 
@@ -327,7 +328,7 @@ func (h *Host) Shutdown(ctx context.Context) error {
 	var wait sync.WaitGroup
 	for _, p := range h.allPartitions() {
 		wait.Go(func() {
-			if err := p.Transfer(ctx, NoLeader, h.mux.Up); err != nil {
+			if err := h.HandOver(ctx, p); err != nil {
 				h.logger.Debug("leadership stays until the stop", "topic", p.topic, "partition", p.group.Partition, "err", err)
 			}
 		})

@@ -85,7 +85,10 @@ func (m *MetaGroup) introduction(to metadata.NodeID, incarnation metadata.Incarn
 // or, before that is there, as saved.
 func (m *MetaGroup) knownOf(node metadata.NodeID, incarnation metadata.Incarnation) *registered {
 	if b, ok := m.View().Broker(node); ok {
-		return &registered{hexNumber(b.Incarnation), b.Start, slices.Contains(b.Retired, incarnation)}
+		return &registered{hexNumber(b.Incarnation), b.Start, slices.Contains(b.Retired, incarnation) || m.View().Retired(incarnation)}
+	}
+	if m.View().Retired(incarnation) {
+		return &registered{Replaced: true}
 	}
 	for _, p := range m.node.knownPeers() {
 		if p.Node == node {

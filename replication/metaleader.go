@@ -197,7 +197,8 @@ func (g *groupMembers) safe(voters []raft.ServerID) bool {
 
 // next is the change to make now, nil for none:
 // a broker that is no member becomes one without a vote, once its replica runs; a
-// member whose disk was replaced goes, when its successor is caught up; members
+// member whose disk was replaced goes, when its successor is caught up, and one that
+// was unregistered when a quorum is there without it; members
 // that are caught up get a vote, up to maxVoters.
 func (g *groupMembers) next() *memberStep {
 	present := map[raft.ServerID]bool{}
@@ -241,15 +242,20 @@ func (g *groupMembers) removal(voters []raft.ServerID) *memberStep {
 			continue
 		}
 		successor, registered := g.view.Broker(node)
-		if !registered || uint64(successor.Incarnation) == incarnation {
+		replaced := registered && uint64(successor.Incarnation) != incarnation
+		unregistered := g.view.Retired(metadata.Incarnation(incarnation))
+		if !replaced && !unregistered {
 			continue
 		}
 		rest := without(voters, s.ID)
-		if s.Suffrage == raft.Voter && (!g.caughtUp(brokerID(successor)) || !g.safe(rest)) {
+		if s.Suffrage == raft.Voter && (replaced && !g.caughtUp(brokerID(successor)) || !g.safe(rest)) {
 			continue
 		}
-		id := s.ID
-		return &memberStep{"removing the replaced disk", id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
+		id, what := s.ID, "removing the replaced disk"
+		if unregistered {
+			what = "removing the unregistered broker"
+		}
+		return &memberStep{what, id, func(r *raft.Raft, previous uint64) raft.IndexFuture {
 			return r.RemoveServer(id, previous, memberTimeout)
 		}}
 	}

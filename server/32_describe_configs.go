@@ -11,7 +11,8 @@ import (
 
 // DescribeConfigs (key 32). Version 1 brings sources and synonyms, 3 types and
 // documentation, 4 flexible encoding. Topics and brokers are described; a
-// broker's own configuration is known to itself only.
+// broker's own configuration is known to itself only, but for the keys that the
+// cluster keeps: asked for by name, those of any broker are told.
 func handleDescribeConfigs(_ context.Context, n *node, r *request) (kmsg.Response, error) {
 	body := r.body.(*kmsg.DescribeConfigsRequest)
 	resp := kmsg.NewPtrDescribeConfigsResponse()
@@ -53,17 +54,49 @@ func describeResource(n *node, c *client, want *kmsg.DescribeConfigsRequestResou
 		}
 		return all, nil
 	case kmsg.ConfigResourceTypeBroker:
-		if want.ResourceName != "" && want.ResourceName != strconv.Itoa(int(n.cluster.Node())) {
-			return nil, fail(kerr.InvalidRequest, "this is broker "+strconv.Itoa(int(n.cluster.Node()))+": ask broker "+want.ResourceName+" itself")
-		}
-		var all []kmsg.DescribeConfigsResponseResourceConfig
-		for i := range brokerKeys {
-			all = append(all, describeKey(&brokerKeys[i], n.brokerSetting(&brokerKeys[i], c)))
-		}
-		return all, nil
+		return describeBroker(n, c, want)
 	default:
 		return nil, fail(kerr.InvalidRequest, "only topics and brokers have configurations in this version")
 	}
+}
+
+// describeBroker lists the keys of this broker, or those of another that are shared.
+func describeBroker(n *node, c *client, want *kmsg.DescribeConfigsRequestResource) ([]kmsg.DescribeConfigsResponseResourceConfig, *failure) {
+	own := n.cluster.Node()
+	id, self := own, want.ResourceName == "" || want.ResourceName == strconv.Itoa(int(own))
+	if !self {
+		private := func(name string) bool {
+			key, ok := findKey(brokerKeys, name)
+			return !ok || !key.shared
+		}
+		if len(want.ConfigNames) == 0 || slices.ContainsFunc(want.ConfigNames, private) {
+			return nil, fail(kerr.InvalidRequest, "this is broker "+strconv.Itoa(int(own))+": ask broker "+want.ResourceName+" itself")
+		}
+		var failure *failure
+		if id, failure = registeredBroker(n.cluster.View(), want.ResourceName); failure != nil {
+			return nil, failure
+		}
+	}
+	var all []kmsg.DescribeConfigsResponseResourceConfig
+	for i := range brokerKeys {
+		switch key := &brokerKeys[i]; {
+		case key.shared:
+			all = append(all, describeKey(key, sharedSetting(key, n.cluster.View().Drained(id))))
+		case self:
+			all = append(all, describeKey(key, n.brokerSetting(key, c)))
+		}
+	}
+	return all, nil
+}
+
+// sharedSetting is the value of a key that the cluster keeps.
+func sharedSetting(key *configKey, set bool) setting {
+	standard := link{key.name, key.value, kmsg.ConfigSourceDefaultConfig}
+	if !set {
+		return setting{value: standard.value, source: standard.source, chain: []link{standard}}
+	}
+	own := link{key.name, "true", kmsg.ConfigSourceDynamicBrokerConfig}
+	return setting{value: own.value, source: own.source, chain: []link{own, standard}}
 }
 
 // describeKey is the answer for one key.

@@ -129,6 +129,8 @@ func (e *election) judge(n *node, kind int8) {
 		e.failure = fail(kerr.PreferredLeaderNotAvailable, "the partition has no leader that could hand over to its preferred one; it elects one as soon as a majority of its replicas is up")
 	case l.Node == e.preferred:
 		e.failure = fail(kerr.ElectionNotNeeded, "the preferred replica leads")
+	case n.cluster.View().Drained(e.preferred):
+		e.failure = fail(kerr.PreferredLeaderNotAvailable, fmt.Sprintf("broker %d is drained", e.preferred))
 	case !n.alive(e.preferred):
 		e.failure = fail(kerr.PreferredLeaderNotAvailable, fmt.Sprintf("broker %d is down", e.preferred))
 	case !slices.Contains(l.InSync, e.preferred):

@@ -60,10 +60,12 @@ var table = [...]api{
 	{key: 35, name: "DescribeLogDirs", min: 1, max: 4, shape: describeLogDirsShape, handle: handleDescribeLogDirs},
 	{key: 42, name: "DeleteGroups", min: 0, max: 2, shape: deleteGroupsShape, handle: handleDeleteGroups},
 	{key: 43, name: "ElectLeaders", min: 0, max: 2, shape: electLeadersShape, handle: handleElectLeaders},
+	{key: 44, name: "IncrementalAlterConfigs", min: 0, max: 1, shape: incrementalAlterConfigsShape, handle: handleIncrementalAlterConfigs},
 	{key: 46, name: "ListPartitionReassignments", min: 0, max: 0, shape: listReassignmentsShape, handle: handleListPartitionReassignments},
 	{key: 47, name: "OffsetDelete", min: 0, max: 0, shape: offsetDeleteShape, handle: handleOffsetDelete},
 	{key: 55, name: "DescribeQuorum", min: 0, max: 2, shape: describeQuorumShape, handle: handleDescribeQuorum},
 	{key: 60, name: "DescribeCluster", min: 0, max: 2, shape: describeClusterShape, handle: handleDescribeCluster},
+	{key: 64, name: "UnregisterBroker", min: 0, max: 0, shape: unregisterBrokerShape, handle: handleUnregisterBroker},
 }
 
 const (

@@ -306,7 +306,7 @@ func (b *Broker) handOver(ctx context.Context) {
 				continue
 			}
 			wg.Go(func() {
-				if err := p.Transfer(ctx, replication.NoLeader, b.host.Up); err != nil {
+				if err := b.host.HandOver(ctx, p); err != nil {
 					b.config.Logger.Warn("leadership stays until the stop", "topic", t.Name, "partition", i, "err", err)
 				}
 			})

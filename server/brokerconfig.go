@@ -14,7 +14,8 @@ import (
 
 // brokerKeys are the configuration keys of a broker that -c sets, with Kafka's
 // names, units and defaults, except where DESIGN 7 differs; and, marked fixed,
-// those that only describe how the broker runs.
+// those that only describe how the broker runs,
+// or shared, those that the cluster keeps.
 var brokerKeys = []configKey{
 	{name: "advertised.listeners", kind: kmsg.ConfigTypeString, fixed: true, doc: "Where clients reach this broker; set by --advertise."},
 	{name: "auto.create.topics.enable", kind: kmsg.ConfigTypeBoolean, value: "true", doc: "Whether a topic is created when a client that allows it asks for its metadata."},
@@ -60,6 +61,7 @@ var brokerKeys = []configKey{
 	{name: "message.max.bytes", kind: kmsg.ConfigTypeInt, value: "1048588", low: 61, high: maxBatchBytes, doc: "Default of the topic key max.message.bytes."},
 	{name: "millrace.batch.inflated.max.bytes", kind: kmsg.ConfigTypeLong, value: "104857600", low: 1 << 10, high: 1 << 31, doc: "Default of the topic key of this name."},
 	{name: "millrace.compression", kind: kmsg.ConfigTypeString, value: "zstd", oneOf: []string{"none", "zstd", "lz4", "snappy", "gzip"}, doc: "Default of the topic key of this name."},
+	{name: "millrace.drained", kind: kmsg.ConfigTypeBoolean, value: "false", shared: true, doc: "Whether this broker is drained: it gets no new replica, and no leadership that another broker can have. Kept in the cluster's metadata; altered with cluster drain and undrain, or IncrementalAlterConfigs."},
 	{name: "millrace.fetch.inflate", kind: kmsg.ConfigTypeString, value: "auto", oneOf: []string{"auto", "always", "never"}, doc: "Default of the topic key of this name."},
 	{name: "millrace.request.memory.bytes", kind: kmsg.ConfigTypeLong, value: "268435456", low: 1 << 20, doc: "The memory that requests under way may hold together, in bytes; connections wait when it is used up. Never less than one request of socket.request.max.bytes, and one such request may exceed it."},
 	{name: "millrace.requests.in.flight", kind: kmsg.ConfigTypeInt, value: "64", low: 1, high: 10_000, doc: "Requests of one connection that may wait for their answers before the broker stops reading from it."},
@@ -103,7 +105,7 @@ func newBrokerSettings(set map[string]string) (*brokerSettings, error) {
 		switch {
 		case !ok:
 			faults = append(faults, unknownKey(brokerKeys, "broker", name))
-		case key.fixed:
+		case key.fixed || key.shared:
 			faults = append(faults, errors.New(name+" cannot be set here: "+key.doc))
 		default:
 			if err := key.check(set[name]); err != nil {

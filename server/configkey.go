@@ -27,6 +27,9 @@ type configKey struct {
 	broker []synonym
 	// fixed marks a key that describes how this broker runs and is set otherwise.
 	fixed bool
+	// shared marks a broker key that is kept in the cluster's metadata: every broker
+	// knows its value for each broker, and any can alter it.
+	shared bool
 }
 
 // synonym is a broker key that gives a topic key its default.

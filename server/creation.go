@@ -27,7 +27,7 @@ const (
 	// large enough.
 	defaultFactor = 3
 	// createTries is how often a creation is placed anew when a broker's disk was
-	// replaced in between.
+	// replaced, or it was drained, in between.
 	createTries = 3
 	// leadersWait bounds how long a creation waits for the new partitions' leaders,
 	// so that a client that writes at once finds them.
@@ -124,9 +124,15 @@ func (n *node) place(view *metadata.View, spec *topicSpec) ([][]metadata.NodeID,
 		return nil, fail(kerr.InvalidPartitions, fmt.Sprintf("%d partitions; 1 to %d are possible", partitions, maxPartitions))
 	case factor < 1 || factor > view.BrokerCount():
 		return nil, fail(kerr.InvalidReplicationFactor, fmt.Sprintf("%d replicas of each partition; the cluster has %d brokers", factor, view.BrokerCount()))
+	case factor > placeable(view):
+		return nil, fail(kerr.InvalidReplicationFactor, fmt.Sprintf("%d replicas of each partition; of the cluster's %d brokers %d are drained and get none",
+			factor, view.BrokerCount(), view.BrokerCount()-placeable(view)))
 	}
 	var alive, all []*metadata.Broker
 	for b := range view.Brokers() {
+		if b.Drained {
+			continue
+		}
 		all = append(all, b)
 		if b.Node == n.cluster.Node() || n.cluster.Alive(b.Node) {
 			alive = append(alive, b)
@@ -144,11 +150,23 @@ func (n *node) place(view *metadata.View, spec *topicSpec) ([][]metadata.NodeID,
 }
 
 // defaultFactor is the replication factor of a topic that is created without one.
+// Brokers that are drained count: while too few others are left a topic is refused,
+// rather than to have fewer replicas for good.
 func (n *node) defaultFactor(view *metadata.View) int {
 	if n.settings.replication > 0 {
 		return int(n.settings.replication)
 	}
 	return max(min(defaultFactor, view.BrokerCount()), 1)
+}
+
+// placeable is how many brokers can be given replicas.
+func placeable(view *metadata.View) (count int) {
+	for b := range view.Brokers() {
+		if !b.Drained {
+			count++
+		}
+	}
+	return count
 }
 
 // create makes a topic; its leaders are known a moment later, see awaitLeaders.
@@ -164,7 +182,7 @@ func (n *node) create(ctx context.Context, spec *topicSpec) (*metadata.Topic, *f
 			break
 		}
 		var refused *metadata.Refusal
-		if try+1 < createTries && errors.As(err, &refused) && refused.Code == metadata.StaleBroker {
+		if try+1 < createTries && errors.As(err, &refused) && (refused.Code == metadata.StaleBroker || refused.Code == metadata.DrainedBroker) {
 			continue
 		}
 		return nil, changeFailure(err)

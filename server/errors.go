@@ -119,6 +119,9 @@ var refusalCodes = map[metadata.Code]*kerr.Error{
 	metadata.InvalidReplicas:   kerr.InvalidReplicaAssignment,
 	metadata.StaleBroker:       kerr.RequestTimedOut,
 	metadata.BeingFounded:      kerr.LeaderNotAvailable,
+	metadata.DrainedBroker:     kerr.InvalidReplicaAssignment,
+	metadata.UnknownBroker:     kerr.BrokerIDNotRegistered,
+	metadata.HoldsReplicas:     kerr.InvalidRequest,
 }
 
 // changeFailure maps an error of a metadata change.

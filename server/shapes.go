@@ -60,12 +60,14 @@ var (
 	offsetForLeaderEpochShape = shape{
 		since(3, num(4)), array(text, array(num(4), since(2, num(4)), num(4))),
 	}
-	describeConfigsShape   = shape{array(num(1), text, plain(text)), since(1, num(1)), since(3, num(1))}
-	describeLogDirsShape   = shape{array(text, plain(num(4)))}
-	electLeadersShape      = shape{since(1, num(1)), array(text, plain(num(4))), num(4)}
-	listReassignmentsShape = shape{num(4), array(text, plain(num(4)))}
-	describeQuorumShape    = shape{array(text, array(num(4)))}
-	deleteGroupsShape      = shape{plain(text)}
-	offsetDeleteShape      = shape{text, array(text, array(num(4)))}
-	describeClusterShape   = shape{num(1), since(1, num(1)), since(2, num(1))}
+	incrementalAlterConfigsShape = shape{array(num(1), text, array(text, num(1), text)), num(1)}
+	unregisterBrokerShape        = shape{num(4)}
+	describeConfigsShape         = shape{array(num(1), text, plain(text)), since(1, num(1)), since(3, num(1))}
+	describeLogDirsShape         = shape{array(text, plain(num(4)))}
+	electLeadersShape            = shape{since(1, num(1)), array(text, plain(num(4))), num(4)}
+	listReassignmentsShape       = shape{num(4), array(text, plain(num(4)))}
+	describeQuorumShape          = shape{array(text, array(num(4)))}
+	deleteGroupsShape            = shape{plain(text)}
+	offsetDeleteShape            = shape{text, array(text, array(num(4)))}
+	describeClusterShape         = shape{num(1), since(1, num(1)), since(2, num(1))}
 )

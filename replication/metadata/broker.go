@@ -30,6 +30,8 @@ type Broker struct {
 	Version string
 	// Index is where in the metadata log it registered last.
 	Index uint64
+	// Drained: it gets no new replica, and no leadership that another can have.
+	Drained bool
 }
 
 // brokerSize is the least size of an encoded broker.
@@ -38,7 +40,7 @@ const brokerSize = 4 + 8 + 4 + 8 + 8 + 4*4 + 8
 // codeBroker codes a broker in snapshots:
 //
 //	i32 node | u64 incarnation | u32 n, n x u64 retired | u64 start | u64 session |
-//	4 x (u32 length, text): rpc, kafka, rack, version | u64 index
+//	4 x (u32 length, text): rpc, kafka, rack, version | u64 index | version 3: u8 drained
 func codeBroker(c *coder, b *Broker) {
 	code32(c, &b.Node)
 	code64(c, &b.Incarnation)
@@ -50,6 +52,9 @@ func codeBroker(c *coder, b *Broker) {
 	c.text(&b.Rack)
 	c.text(&b.Version)
 	code64(c, &b.Index)
+	if c.version >= 3 {
+		c.bool(&b.Drained)
+	}
 }
 
 // RegisterBroker makes a process known: at each of its starts, when it comes back
@@ -101,6 +106,9 @@ func (r *RegisterBroker) apply(d *draft) Result {
 	if other, ok := (*View)(&d.View).BrokerOf(r.Incarnation); ok && other.Node != r.Node {
 		return refuse(DuplicateNode, "incarnation %s is registered as node %d: the data folder was copied", r.Incarnation, other.Node)
 	}
+	if (*View)(&d.View).Retired(r.Incarnation) {
+		return refuse(Retired, "incarnation %s belonged to a broker that was unregistered", r.Incarnation)
+	}
 	next := Broker{Node: r.Node, Incarnation: r.Incarnation, Start: r.Start, Session: r.Session, RPCAddress: r.RPCAddress,
 		KafkaAddress: r.KafkaAddress, Rack: r.Rack, Version: r.Version, Index: d.index}
 	present, ok := d.brokers.get(nodeKey(r.Node))
@@ -108,7 +116,7 @@ func (r *RegisterBroker) apply(d *draft) Result {
 		if refusal := r.judge(present); refusal.Code != OK {
 			return refusal
 		}
-		next.Retired = present.Retired
+		next.Retired, next.Drained = present.Retired, present.Drained
 		if present.Incarnation != r.Incarnation {
 			next.Retired = append(slices.Clone(present.Retired), present.Incarnation)
 		}

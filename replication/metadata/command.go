@@ -25,6 +25,9 @@ const (
 	numberAllocateProducerIDs number = 7
 	numberFoundWithout        number = 8
 	numberEndFounding         number = 9
+	// 10 to 12 are for membership changes.
+	numberUnregisterBroker number = 13
+	numberDrainBroker      number = 14
 )
 
 // Command is a change of the cluster's state. Its fields must not be changed
@@ -54,6 +57,8 @@ var commands = map[number]spec{
 	numberAllocateProducerIDs: {1, func() Command { return new(AllocateProducerIDs) }},
 	numberFoundWithout:        {1, func() Command { return new(FoundWithout) }},
 	numberEndFounding:         {1, func() Command { return new(EndFounding) }},
+	numberUnregisterBroker:    {1, func() Command { return new(UnregisterBroker) }},
+	numberDrainBroker:         {1, func() Command { return new(DrainBroker) }},
 }
 
 // The envelope of a command:

@@ -33,6 +33,8 @@ var goldenCommands = map[string]Command{
 	"alter_topic_configs": &AlterTopicConfigs{ID: topicID(6), Set: map[string]string{"a": "1", "b": ""}, Remove: []string{"c", "d"}},
 	"found_without":       &FoundWithout{Founders: 2},
 	"end_founding":        &EndFounding{},
+	"unregister_broker":   &UnregisterBroker{Node: 3, Incarnation: 0xa1a2a3a4a5a6a7a8},
+	"drain_broker":        &DrainBroker{Node: 3, Drained: true},
 	"allocate_ids":        &AllocateProducerIDs{Node: 3, Count: ProducerIDBlock},
 }
 

@@ -45,11 +45,20 @@ const (
 	RolledBack Code = 14
 	// BeingFounded is a topic before all founders of the cluster have joined.
 	BeingFounded Code = 15
+	// DrainedBroker is a new replica for a broker that is drained; the topic must be
+	// placed anew.
+	DrainedBroker Code = 16
+	// UnknownBroker is a node id that no broker is registered with.
+	UnknownBroker Code = 17
+	// HoldsReplicas is a broker that cannot be unregistered, since it is to hold
+	// replicas.
+	HoldsReplicas Code = 18
 )
 
 var codeNames = [...]string{"ok", "ignored", "fenced", "expired", "malformed", "topic exists", "unknown topic",
 	"invalid topic name", "invalid partitions", "invalid replicas", "stale broker", "other cluster",
-	"duplicate node id", "retired incarnation", "rolled-back disk", "the cluster is being founded"}
+	"duplicate node id", "retired incarnation", "rolled-back disk", "the cluster is being founded",
+	"drained broker", "unknown broker", "the broker holds replicas"}
 
 // String is the code in words.
 func (c Code) String() string {

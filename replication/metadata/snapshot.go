@@ -11,7 +11,7 @@ import (
 // A snapshot is the whole state:
 //
 //	0   8  "MRMETA" and two zero bytes
-//	8   4  version, 2
+//	8   4  version, 3
 //	12  8  length of the body
 //	20     body
 //	    4  CRC32C of everything before
@@ -20,10 +20,10 @@ import (
 //
 //	u64 index | u32 length, cluster id | version 2: u32 founders | i64 next producer id | brokers | topics
 //	(in order of their names) | deletions | last terms (u32 length, name, u64 term)
-//	| sessions (i32 node, session)
+//	| sessions (i32 node, session) | version 3: u64 incarnations of unregistered brokers
 const (
 	snapshotMagic   = "MRMETA\x00\x00"
-	snapshotVersion = 2
+	snapshotVersion = 3
 	snapshotHeader  = 20
 )
 
@@ -113,6 +113,7 @@ type pieces struct {
 	deletions      []Deletion
 	terms          []lastTerm
 	sessions       []nodeSession
+	retired        []Incarnation
 }
 
 func (p *pieces) code(c *coder) {
@@ -127,6 +128,9 @@ func (p *pieces) code(c *coder) {
 	list(c, &p.deletions, deletionSize, codeDeletion)
 	list(c, &p.terms, termSize, codeTerm)
 	list(c, &p.sessions, 4+sessionSize, codeNodeSession)
+	if c.version >= 3 {
+		list(c, &p.retired, 8, code64[Incarnation])
+	}
 }
 
 func (v *View) pieces() pieces {
@@ -145,6 +149,9 @@ func (v *View) pieces() pieces {
 	}
 	for key, s := range v.sessions.all() {
 		p.sessions = append(p.sessions, nodeSession{keyNode(key), *s})
+	}
+	for i := range v.retired.values() {
+		p.retired = append(p.retired, i)
 	}
 	return p
 }
@@ -175,8 +182,12 @@ func (p *pieces) view() (*View, error) {
 	for i := range p.sessions {
 		d.sessions = d.sessions.put(nodeKey(p.sessions[i].node), &p.sessions[i].session)
 	}
+	for _, i := range p.retired {
+		d.retired = d.retired.put(incarnationKey(i), i)
+	}
 	if d.brokers.size() != len(p.brokers) || d.names.size() != len(p.topics) || d.topics.size() != len(p.topics) ||
-		d.deletions.size() != len(p.deletions) || d.terms.size() != len(p.terms) || d.sessions.size() != len(p.sessions) {
+		d.deletions.size() != len(p.deletions) || d.terms.size() != len(p.terms) || d.sessions.size() != len(p.sessions) ||
+		d.retired.size() != len(p.retired) {
 		return nil, fmt.Errorf("read metadata snapshot: %w: a key twice", ErrCorrupt)
 	}
 	return &d.View, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/segment"
 )
 
-// busy is a state with everything in it.
+// busy is a state with everything in it that version 2 of snapshots can hold.
 func busy(t *testing.T) *machine {
 	m := trio(t)
 	for i, name := range []string{"orders", "orders.eu", "a", "__consumer_offsets"} {
@@ -30,8 +30,17 @@ func busy(t *testing.T) *machine {
 	return m
 }
 
-func TestSnapshotGolden(t *testing.T) {
+// busier is busy with a drained broker, and one that was unregistered.
+func busier(t *testing.T) *machine {
 	m := busy(t)
+	m.want(OK, register(4))
+	m.want(OK, &UnregisterBroker{Node: 4, Incarnation: 0x1004})
+	m.want(OK, &DrainBroker{Node: 3, Drained: true})
+	return m
+}
+
+func TestSnapshotGolden(t *testing.T) {
+	m := busier(t)
 	b := golden(t, "snapshot", m.bytes())
 	restored := newMachine(t)
 	if err := restored.Restore(iotest.OneByteReader(bytes.NewReader(b))); err != nil {
@@ -63,6 +72,18 @@ func TestSnapshotVersion1(t *testing.T) {
 	}
 }
 
+// TestSnapshotVersion2 reads the state of busy as it was written before brokers
+// could be drained and unregistered.
+func TestSnapshotVersion2(t *testing.T) {
+	m := newMachine(t)
+	if err := m.Restore(bytes.NewReader(goldenBytes(t, "snapshot_v2"))); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.bytes(), busy(t).bytes()) {
+		t.Error("another state than the one that was written")
+	}
+}
+
 func TestEmptySnapshot(t *testing.T) {
 	m := newMachine(t)
 	restored := newMachine(t)
@@ -85,7 +106,7 @@ func TestRestoreRefuses(t *testing.T) {
 		{"another file", func(b []byte) []byte { b[0] = 'X'; return b }, ErrCorrupt},
 		{"flipped bit", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, ErrCorrupt},
 		{"version 0", func(b []byte) []byte { b[11] = 0; return reseal(b) }, ErrUnknownCommand},
-		{"newer version", func(b []byte) []byte { b[11] = 3; return reseal(b) }, ErrUnknownCommand},
+		{"newer version", func(b []byte) []byte { b[11] = snapshotVersion + 1; return reseal(b) }, ErrUnknownCommand},
 		{"wrong length", func(b []byte) []byte { b[19]++; return reseal(b) }, ErrCorrupt},
 		{"absurd number of founders", func(b []byte) []byte { b[snapshotHeader+8+4+2] = 1; return reseal(b) }, ErrCorrupt},
 		{"absurd count", func(b []byte) []byte { b[snapshotHeader+8+4+2+4+8] = 0xff; return reseal(b) }, ErrCorrupt},
@@ -115,6 +136,7 @@ func TestSnapshotRefusesDoubles(t *testing.T) {
 		"topic":  {topics: []Topic{{Name: "a.b", ID: topicID(1)}, {Name: "a_b", ID: topicID(2)}}},
 		"id":     {topics: []Topic{{Name: "a", ID: topicID(1)}, {Name: "b", ID: topicID(1)}}},
 		"term":   {terms: []lastTerm{{"a", 1}, {"a", 2}}},
+		"disk":   {retired: []Incarnation{7, 7}},
 		"hollow": {topics: []Topic{{Name: "a", ID: topicID(1), Partitions: make([]Partition, 1)}}},
 	}
 	for name, p := range rows {

@@ -193,6 +193,8 @@ func (t *CreateTopic) checkPartitions(d *draft) Result {
 				return refuse(Malformed, "partition %d: broker %d without a replica incarnation", i, r.Node)
 			case broker.Incarnation != r.NodeIncarnation:
 				return refuse(StaleBroker, "partition %d: broker %d is incarnation %s, not %s", i, r.Node, broker.Incarnation, r.NodeIncarnation)
+			case broker.Drained:
+				return refuse(DrainedBroker, "partition %d: broker %d is drained", i, r.Node)
 			}
 		}
 	}
@@ -255,19 +257,22 @@ func (t *ConfirmDelete) fields(c *coder) {
 
 func (t *ConfirmDelete) apply(d *draft) Result {
 	for _, id := range t.IDs {
-		gone, ok := d.deletions.get(id[:])
-		if !ok {
-			continue
+		if gone, ok := d.deletions.get(id[:]); ok {
+			d.confirm(gone, t.Node)
 		}
-		next := *gone
-		next.Waiting = slices.DeleteFunc(slices.Clone(gone.Waiting), func(n NodeID) bool { return n == t.Node })
-		if len(next.Waiting) == 0 {
-			d.deletions = d.deletions.remove(id[:])
-			continue
-		}
-		d.deletions = d.deletions.put(id[:], &next)
 	}
 	return Result{}
+}
+
+// confirm takes a broker from those that a deletion waits for.
+func (d *draft) confirm(gone *Deletion, node NodeID) {
+	next := *gone
+	next.Waiting = slices.DeleteFunc(slices.Clone(gone.Waiting), func(n NodeID) bool { return n == node })
+	if len(next.Waiting) == 0 {
+		d.deletions = d.deletions.remove(gone.ID[:])
+		return
+	}
+	d.deletions = d.deletions.put(gone.ID[:], &next)
 }
 
 // AlterTopicConfigs sets and removes configurations of a topic; keys in neither

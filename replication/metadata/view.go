@@ -15,12 +15,13 @@ type View struct {
 	cluster        string
 	founders       uint32 // brokers that found the cluster together; 0: it is founded
 	nextProducerID int64
-	brokers        table[*Broker]   // by node
-	names          table[*Topic]    // by collision key
-	topics         table[*Topic]    // by id
-	deletions      table[*Deletion] // by topic id
-	terms          table[uint64]    // last terms of deleted topics, by name
-	sessions       table[*session]  // by node
+	brokers        table[*Broker]     // by node
+	names          table[*Topic]      // by collision key
+	topics         table[*Topic]      // by id
+	deletions      table[*Deletion]   // by topic id
+	terms          table[uint64]      // last terms of deleted topics, by name
+	sessions       table[*session]    // by node
+	retired        table[Incarnation] // of unregistered brokers, by itself
 }
 
 // draft is the next view while a command makes it.
