@@ -5,10 +5,11 @@ import "github.com/spf13/cobra"
 func newClusterCmd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cluster",
-		Short: "Show the brokers and partitions, whether all is well, and elect leaders",
+		Short: "Show the brokers and partitions, whether all is well, elect leaders, and drain brokers",
 		Args:  cobra.ArbitraryArgs,
 		RunE:  runGroup,
 	}
-	c.AddCommand(newClusterInfoCmd(a), newClusterHealthCmd(a), newClusterBrokersCmd(a), newClusterPartitionsCmd(a), newClusterLeadersCmd(a))
+	c.AddCommand(newClusterInfoCmd(a), newClusterHealthCmd(a), newClusterBrokersCmd(a), newClusterPartitionsCmd(a), newClusterLeadersCmd(a),
+		newClusterDrainCmd(a), newClusterUndrainCmd(a))
 	return c
 }

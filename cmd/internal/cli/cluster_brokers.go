@@ -22,6 +22,7 @@ type clusterBrokersOutput struct {
 type brokerLoadOutput struct {
 	brokerOutput
 	Up        bool `json:"up"`
+	Drained   bool `json:"drained"`
 	Leaders   int  `json:"leaders"`   // partitions it leads now
 	Preferred int  `json:"preferred"` // partitions of which it is the preferred leader
 	Replicas  int  `json:"replicas"`
@@ -48,11 +49,15 @@ func (o *clusterBrokersOptions) run(ctx context.Context, c *client.Client) error
 	if err != nil {
 		return err
 	}
+	drained, err := drainedBrokers(ctx, c, d.Brokers)
+	if err != nil {
+		return err
+	}
 	silent := silentBrokers(ctx, c, d.Brokers)
 	out := clusterBrokersOutput{Brokers: []brokerLoadOutput{}}
 	for _, b := range d.Brokers {
 		_, down := silent[b.NodeID]
-		load := brokerLoadOutput{brokerOutput: toBroker(b), Up: !down && !b.IsFenced}
+		load := brokerLoadOutput{brokerOutput: toBroker(b), Up: !down && !b.IsFenced, Drained: drained[b.NodeID]}
 		for _, p := range partitions {
 			if p.Leader == b.NodeID {
 				load.Leaders++
@@ -73,6 +78,9 @@ func (o *clusterBrokersOptions) run(ctx context.Context, c *client.Client) error
 			state := "up"
 			if !b.Up {
 				state = "down"
+			}
+			if b.Drained {
+				state += ",drained"
 			}
 			t.add(b.Node, b.Kafka, b.Rack, state, b.Leaders, b.Preferred, b.Replicas)
 		}

@@ -114,6 +114,17 @@ func TestGolden(t *testing.T) {
 	look("cluster-partitions-none", "cluster", "partitions", "--offline", "--under-replicated")
 	look("cluster-partitions-unknown", "cluster", "partitions", "--topic", "golden-txet")
 	look("cluster-leaders", "cluster", "leaders")
+	for _, format := range []string{"text", "json", "yaml"} {
+		act("cluster-drain-dry."+format, "", "cluster", "drain", "1", "--dry-run", "--format", format)
+		act("cluster-drain."+format, "", "cluster", "drain", "1", "--format", format)
+		act("cluster-brokers-drained."+format, "", "cluster", "brokers", "--format", format)
+		act("cluster-undrain-dry."+format, "", "cluster", "undrain", "1", "--dry-run", "--format", format)
+		act("cluster-undrain."+format, "", "cluster", "undrain", "1", "--format", format)
+	}
+	act("cluster-undrain-again.text", "", "cluster", "undrain", "1")
+	act("cluster-drain-unknown.text", "", "cluster", "drain", "7")
+	act("cluster-drain-unknown.json", "", "cluster", "undrain", "7", "--format", "json")
+	act("cluster-drain-usage.text", "", "cluster", "drain", "one")
 	look("cluster-leaders-elect", "cluster", "leaders", "--elect", "preferred")
 	for _, format := range []string{"text", "json", "yaml"} {
 		act("topic-trim-dry."+format, "", "topic", "trim", "golden-text", "--offset", "1", "--dry-run", "--format", format)
