@@ -43,12 +43,17 @@ func (f *Facade) Campaign(ctx context.Context) error {
 		return ErrNotVoter
 	}
 	if instance.State() == raft.Candidate {
-		if err := f.recall(ctx, instance.CurrentTerm()+1); err != nil {
+		term := instance.CurrentTerm() + 1
+		if err := f.recall(ctx, term); err != nil {
 			return err
 		}
+		// Raft may have been slow, and others not.
+		if now := instance.CurrentTerm(); instance.State() == raft.Follower && now != term {
+			return fmt.Errorf("%w: %d, this replica is in %d", ErrStaleTerm, term, now)
+		}
 	}
-	if instance.State() == raft.Leader {
-		return nil
+	if state := instance.State(); state == raft.Leader || state == raft.Candidate {
+		return nil // a candidate began by itself
 	}
 	request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: protocolVersion}}
 	if _, err := f.deliver(ctx, raft.RPC{Command: request}); err != nil {

@@ -62,6 +62,33 @@ func TestCampaign(t *testing.T) {
 	}
 }
 
+// TestOvertakenRecall: while raft was slow to end the candidate's election, another
+// replica was elected, or this one, or it began the next by itself.
+func TestOvertakenRecall(t *testing.T) {
+	for _, c := range []struct {
+		state raft.RaftState
+		term  uint64
+		err   error
+	}{
+		{raft.Follower, 7, ErrStaleTerm},
+		{raft.Candidate, 7, nil},
+		{raft.Leader, 7, nil},
+	} {
+		instance := &fakeRaft{state: raft.Candidate, term: 5, servers: testConfiguration(3).Servers}
+		e := newEndpoint(t, newFakeNetwork(t), 1, FacadeConfig{})
+		e.Bind(instance)
+		commands := 0
+		e.answer(t, func(any) any {
+			commands++
+			instance.change(func(r *fakeRaft) { r.state, r.term = c.state, c.term })
+			return &raft.AppendEntriesResponse{}
+		})
+		if err := e.Campaign(t.Context()); !errors.Is(err, c.err) || commands != 1 {
+			t.Errorf("%v in term %d: %v, raft got %d commands", c.state, c.term, err, commands)
+		}
+	}
+}
+
 // TestCampaignOfCandidate: with raft itself. Two of three replicas are candidates
 // that lost each other's election; a campaign does not wait for their time-out.
 func TestCampaignOfCandidate(t *testing.T) {
