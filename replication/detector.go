@@ -309,7 +309,7 @@ func (q *inquiry) round(wait time.Duration) time.Duration {
 			continue
 		}
 		q.turns[group] = time.Now().Add(campaignAgain - turn)
-		if now, ok := s.elector.standing(); ok && now.misses(s.leader) { // nobody was elected while we asked
+		if q.stillMissed(s) {
 			s.elector.stand()
 			elections++
 		}
@@ -319,6 +319,13 @@ func (q *inquiry) round(wait time.Duration) time.Duration {
 			"groups", len(q.asked), "agreed", len(q.turns), "elections", elections)
 	}
 	return wait
+}
+
+// stillMissed reports whether nobody was elected while we asked, and the old leader has
+// not come back.
+func (q *inquiry) stillMissed(s *suspected) bool {
+	now, ok := s.elector.standing()
+	return ok && now.misses(s.leader) && q.detector.network.Verdict(q.node) != transport.Present
 }
 
 // suspect finds the groups that the node leads, as far as this one knows, and those

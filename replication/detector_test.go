@@ -410,6 +410,30 @@ func TestElectedWhileAsking(t *testing.T) {
 	})
 }
 
+// TestBackWhileAsking: the leader was heard again between the question and the answers.
+func TestBackWhileAsking(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		inBubble(t, 3, 1, func(w *watched) {
+			w.network.Delay(watchedHost(3), watchedHost(2), 200*time.Millisecond)
+			w.pass(5 * time.Second)
+			w.log(2, 5, 99)
+			w.fault(func() {
+				w.network.Cut(watchedHost(1), watchedHost(2))
+				w.network.Cut(watchedHost(1), watchedHost(3))
+			})
+			w.pass(60 * time.Millisecond)
+			if back {
+				w.network.Restore(watchedHost(1), watchedHost(2))
+				w.network.Restore(watchedHost(2), watchedHost(1))
+			}
+			w.pass(190 * time.Millisecond)
+			if stood := len(w.stood) > 0; stood == back {
+				t.Errorf("stood: %+v, and the leader came back: %v", w.stood, back)
+			}
+		})
+	}
+}
+
 // TestThousandGroupsAreOneQuestion: it is the node that is down.
 func TestThousandGroupsAreOneQuestion(t *testing.T) {
 	inBubble(t, 3, 1000, func(w *watched) {
