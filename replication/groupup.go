@@ -163,7 +163,7 @@ func (p *Partition) campaignIfFirst(expected func(raft.ServerID) bool) {
 func (p *Partition) startCampaign(in *instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.campaigning {
+	if p.closed || p.retired || p.campaigning {
 		return // raft has been asked, or nobody is there to ask
 	}
 	p.campaigning = true

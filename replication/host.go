@@ -107,6 +107,7 @@ type Host struct {
 	cancel    context.CancelFunc
 	stop      chan struct{}
 	workers   sync.WaitGroup
+	leaving   atomic.Bool // HandOverAll was called
 	unsound   atomic.Bool // fatal was called
 	fatalOnce sync.Once
 	closeOnce sync.Once
@@ -322,18 +323,10 @@ func (h *Host) settle() {
 	}
 }
 
-// Shutdown moves leadership away, as far as that works until ctx ends, and
+// Shutdown moves leadership away (HandOverAll), as far as that works until ctx ends, and
 // closes the node with its clean-stop mark.
 func (h *Host) Shutdown(ctx context.Context) error {
-	var wait sync.WaitGroup
-	for _, p := range h.allPartitions() {
-		wait.Go(func() {
-			if err := h.HandOver(ctx, p); err != nil {
-				h.logger.Debug("leadership stays until the stop", "topic", p.topic, "partition", p.group.Partition, "err", err)
-			}
-		})
-	}
-	wait.Wait()
+	h.HandOverAll(ctx)
 	return h.close(true)
 }
 

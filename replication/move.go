@@ -38,11 +38,13 @@ const (
 	codeNotLeader   = transport.FirstHostCode
 	codeNotInSync   = transport.FirstHostCode + 1
 	codeNoSuccessor = transport.FirstHostCode + 2
+	codeStopping    = transport.FirstHostCode + 4
 )
 
 // moveCodes are the errors that keep their meaning on the way to another node.
 var moveCodes = map[transport.Code]error{
 	codeNotLeader: ErrNotLeader, codeNotInSync: ErrNotInSync, codeNoSuccessor: ErrNoSuccessor,
+	codeStopping: ErrStopping,
 }
 
 // MoveLeader makes the replica on a node the leader of a partition, from any node:

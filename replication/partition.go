@@ -64,6 +64,7 @@ type Partition struct {
 	instance    *instance
 	closed      bool
 	campaigning bool // a goroutine of restarts asks raft for an election
+	retired     bool // the node stops: it stands for no election
 
 	leadership atomic.Pointer[Leadership]
 	failure    atomic.Pointer[error]

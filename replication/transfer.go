@@ -43,12 +43,24 @@ func (p *Partition) Transfer(ctx context.Context, to metadata.NodeID, up func(me
 	if !role.Leader {
 		return nil
 	}
-	target, err := p.awaitSuccessor(ctx, in, to, up)
-	if err != nil {
-		return err
+	refused := map[metadata.NodeID]bool{}
+	for {
+		target, err := p.awaitSuccessor(ctx, in, to, func(node metadata.NodeID) bool { return up(node) && !refused[node] })
+		if err != nil {
+			return err
+		}
+		request := func(ctx context.Context) error { return in.facade.RequestCampaign(ctx, target, role.Term) }
+		err = awaitDeposed(ctx, request, func() bool { return in.raft.State() == raft.Leader })
+		var refusal *transport.RemoteError
+		if to != NoLeader || !errors.As(err, &refusal) {
+			return moveError(err)
+		}
+		node, _, err := transport.ParseServerID(target)
+		if err != nil {
+			return err
+		}
+		refused[node] = true // it stops too, say
 	}
-	request := func(ctx context.Context) error { return in.facade.RequestCampaign(ctx, target, role.Term) }
-	return awaitDeposed(ctx, request, func() bool { return in.raft.State() == raft.Leader })
 }
 
 // holdQueue lets no proposal reach raft until letQueueGo. Whoever has the queue may

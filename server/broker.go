@@ -289,30 +289,10 @@ func (b *Broker) closeGracefully() error {
 	ctx, cancel := context.WithTimeout(context.Background(), transferGrace)
 	defer cancel()
 	b.listener.stopAccepting()
-	b.handOver(ctx)
+	b.host.HandOverAll(ctx)
 	b.listener.drain(drainGrace)
 	b.cancel()
 	return b.host.Shutdown(ctx)
-}
-
-// handOver moves the leadership of every partition to another broker, where there
-// is one.
-func (b *Broker) handOver(ctx context.Context) {
-	var wg sync.WaitGroup
-	for t := range b.node.cluster.View().Topics() {
-		for i := range t.Partitions {
-			p, ok := b.host.Partition(t.ID, int32(i))
-			if !ok || !p.Leadership().Leader || len(t.Partitions[i].Replicas) == 1 {
-				continue
-			}
-			wg.Go(func() {
-				if err := b.host.HandOver(ctx, p); err != nil {
-					b.config.Logger.Warn("leadership stays until the stop", "topic", t.Name, "partition", i, "err", err)
-				}
-			})
-		}
-	}
-	wg.Wait()
 }
 
 // ReadyLine is the line that announces a broker: it begins with "ready" and has
