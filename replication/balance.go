@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -45,7 +46,7 @@ func (h *Host) balanceLoop() {
 	}
 }
 
-// balance is one round. A broker that did not take one leadership over is offered no
+// balance is one round. A broker that does not take leaderships over is offered no
 // other: each attempt holds the writes of a partition for a moment.
 func (h *Host) balance() {
 	unfit := map[metadata.NodeID]bool{}
@@ -57,7 +58,7 @@ func (h *Host) balance() {
 		err := h.MoveLeader(ctx, move.group.Topic, move.group.Partition, move.to)
 		cancel()
 		if err != nil {
-			unfit[move.to] = true
+			unfit[move.to] = unfitting(err)
 			h.logger.Debug("leadership does not go back to the preferred replica", "topic", move.topic, "partition", move.group.Partition, "err", err)
 		}
 		select {
@@ -66,6 +67,17 @@ func (h *Host) balance() {
 		case <-time.After(balancePause):
 		}
 	}
+}
+
+// unfitting reports whether a move failed for what the broker that was to lead is, and
+// not for what one partition is: led by another meanwhile, or not in step.
+func unfitting(err error) bool {
+	for _, other := range []error{ErrNoLeader, ErrNotLeader, ErrOtherLeader, ErrNotInSync} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	return true
 }
 
 // leaderMove is a partition led here that the preferred replica should lead.

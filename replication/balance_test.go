@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -88,5 +89,17 @@ func TestAstray(t *testing.T) {
 	eventually(t, "the first to be down", func() bool { return !second.Up(1) })
 	if !none() {
 		t.Error("partitions are to be led by a broker that is down")
+	}
+}
+
+// TestUnfitting: one partition that cannot go back does not keep the others from it.
+func TestUnfitting(t *testing.T) {
+	for err, want := range map[error]bool{
+		ErrNoLeader: false, ErrNotLeader: false, ErrNotInSync: false, ErrOtherLeader: false,
+		ErrNoSuccessor: true, ErrStopping: true, context.DeadlineExceeded: true, transport.ErrPeerDown: true,
+	} {
+		if got := unfitting(fmt.Errorf("move: %w", err)); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
 	}
 }

@@ -62,7 +62,7 @@ func (h *Host) drain(view *metadata.View) {
 				return
 			}
 			if err != nil {
-				unfit[to] = true
+				unfit[to] = unfitting(err)
 				h.logger.Debug("a drained broker still leads", "topic", topic.Name, "partition", i, "err", err)
 				continue
 			}

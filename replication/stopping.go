@@ -13,10 +13,10 @@ import (
 var ErrStopping = errors.New("the broker is stopping")
 
 // HandOverAll moves the leadership of every partition to another broker (HandOver), as
-// far as that works until ctx ends, and is the begin of a stop: from now on this node takes no
-// leadership over, of a partition or the metadata group, and stands for no election in
-// a partition. The others may balance leaders in that very moment, and what they gave
-// it would be without a leader when it is gone. Called again it tries again.
+// far as that works until ctx ends, and is the begin of a stop: from now on this node
+// takes no leadership over, of a partition or the metadata group, and stands for no
+// election in a partition. The others may balance leaders in that very moment, and what
+// they gave it would be without a leader when it is gone. Called again it tries again.
 func (h *Host) HandOverAll(ctx context.Context) {
 	for _, method := range []transport.Method{transport.MethodRaftHandOver, transport.MethodRaftTimeoutNow} {
 		h.mux.Handle(method, func(r *transport.Request) { r.ReplyError(moveRefusal(ErrStopping)) })
