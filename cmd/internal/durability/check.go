@@ -30,13 +30,19 @@ type check struct {
 // is above was not promised) and holds it against the ledger: nothing acknowledged
 // is missing, nothing refused is there, nothing is there twice or out of order,
 // and what consumers read is what is stored. An offset that the replica does not
-// reach is a violation, too.
+// reach is a violation, too, and a beginning above what was asked to be trimmed.
 func (l *Ledger) Check(r Replica, limit int64) *Content {
 	c := &check{
 		ledger: l, replica: r, limit: limit,
 		next: map[streamKey]int64{}, seen: map[streamKey]map[int64]bool{}, content: Content{replica: r},
 	}
-	end, err := r.walk(limit, func(h segment.Header, frame []byte) error {
+	begin, err := l.begin(r)
+	if err != nil {
+		l.faults.Add(OI, "%v", err)
+		return &c.content
+	}
+	c.content.Begin = begin
+	end, err := r.walk(begin, limit, func(h segment.Header, frame []byte) error {
 		c.content.add(contentSeed, h, frame)
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -101,7 +107,7 @@ func (c *check) event(offset int64, e Event) {
 func (c *check) missing(key streamKey, s *stream, from, to int64) {
 	for sequence := from; sequence < min(to, int64(len(s.outcomes))); sequence++ {
 		o := s.outcomes[sequence]
-		if o == untold || o == refused || int64(o-1) >= c.limit || c.seen[key][sequence] {
+		if o == untold || o == refused || int64(o-1) < c.content.Begin || int64(o-1) >= c.limit || c.seen[key][sequence] {
 			continue
 		}
 		c.fault(NL, "%s lacks %s, which was acknowledged at %s", c.replica, Event{key.producer, key.partition, sequence}, told(o))
@@ -131,11 +137,16 @@ func (l *Ledger) CheckAll(replicas []Replica, limit int64) []*Content {
 
 // CheckMajority holds the disks of all of a partition's replicas, as a power cut
 // of every node left them, against the ledger: each acknowledged event must be on
-// a majority of them.
+// a majority of them, unless it was trimmed there.
 func (l *Ledger) CheckMajority(partition int32, replicas []Replica, voters int) {
-	held := make([][]uint64, len(replicas))
+	held, begins := make([][]uint64, len(replicas)), make([]int64, len(replicas))
 	for i, r := range replicas {
-		_, err := r.events(l.run, math.MaxInt64, func(offset int64, e Event) {
+		var err error
+		if begins[i], err = l.begin(r); err != nil {
+			l.faults.Add(OI, "after the power cut: %v", err)
+			continue
+		}
+		_, err = r.events(l.run, begins[i], math.MaxInt64, func(offset int64, e Event) {
 			held[i] = grown(held[i], offset)
 			held[i][offset] = e.id()
 		})
@@ -155,8 +166,8 @@ func (l *Ledger) CheckMajority(partition int32, replicas []Replica, voters int) 
 				continue
 			}
 			e, copies := Event{key.producer, key.partition, int64(sequence)}, 0
-			for _, ids := range held {
-				if o-1 < uint64(len(ids)) && ids[o-1] == e.id() {
+			for i, ids := range held {
+				if int64(o-1) < begins[i] || o-1 < uint64(len(ids)) && ids[o-1] == e.id() {
 					copies++
 				}
 			}

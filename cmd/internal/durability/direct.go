@@ -11,6 +11,9 @@ func (l *Ledger) Open(producer int, partition int32, ordered bool) {
 	l.open(producer, partition, ordered)
 }
 
+// Broken notes a promise that was broken, for a load that sees one itself.
+func (l *Ledger) Broken(m Mark, format string, args ...any) { l.faults.Add(m, format, args...) }
+
 // Value is the record of an event of a run, size bytes long, at least MinValue.
 func (e Event) Value(run uint32, size int) []byte { return e.encode(run, size) }
 
@@ -25,6 +28,9 @@ func EventOf(run uint32, value []byte) (Event, error) {
 
 // Walk passes every event that a replica's files hold, committed or not.
 func (r Replica) Walk(run uint32, visit func(offset int64, e Event)) error {
-	_, err := r.events(run, math.MaxInt64, visit)
+	begin, err := r.begin(true)
+	if err == nil {
+		_, err = r.events(run, begin, math.MaxInt64, visit)
+	}
 	return err
 }

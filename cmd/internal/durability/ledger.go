@@ -21,6 +21,7 @@ type Ledger struct {
 	streams   map[streamKey]*stream
 	readings  [][]uint64 // by partition and offset: id of the event that was read there
 	ackedEnds []int64    // by partition: one more than the largest acknowledged offset
+	trims     []int64    // by partition: the largest offset that anybody asked to trim to
 	counts    Counts
 }
 

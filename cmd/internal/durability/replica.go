@@ -68,22 +68,23 @@ func (r Replica) Doubtful() bool {
 // errPastLimit ends a walk.
 var errPastLimit = errors.New("past the limit")
 
-// walk passes the frames of all segments up to an offset, internal ones included,
+// walk passes the frames of all segments from one to an offset, internal ones included,
 // and checks what holds for every replica: segments and frames follow one another
 // without a gap, CRCs are right, terms never go back, and behind the last frame
 // there are only zeros. end is the offset after the last record passed.
-func (r Replica) walk(limit int64, visit func(h segment.Header, frame []byte) error) (end int64, err error) {
-	names, err := r.FS.List(r.Dir)
+func (r Replica) walk(begin, limit int64, visit func(h segment.Header, frame []byte) error) (end int64, err error) {
+	bases, err := r.segments()
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", r, err)
+		return 0, err
 	}
 	var term segment.Term
-	for _, name := range names {
-		base, ok := strings.CutSuffix(name, ".log")
-		if !ok {
-			continue
+	end = begin
+	for _, base := range bases {
+		if base < begin {
+			continue // what a trim has left
 		}
-		if first, err := strconv.ParseInt(base, 10, 64); err != nil || first != end {
+		name := segmentName(base)
+		if base != end {
 			return end, fmt.Errorf("%s: segment %s follows offset %d", r, name, end)
 		}
 		err := r.walkFile(name, func(h segment.Header, frame []byte) error {
@@ -170,13 +171,13 @@ func zerosFrom(file io.ReaderAt, from, size int64) bool {
 // Reaches reports whether a replica holds everything below an offset. It may be
 // written to meanwhile.
 func (r Replica) Reaches(limit int64) bool {
-	end, err := r.walk(limit, func(segment.Header, []byte) error { return nil })
+	end, err := r.walk(0, limit, func(segment.Header, []byte) error { return nil })
 	return err == nil && end >= limit
 }
 
-// events passes every event of a replica up to an offset.
-func (r Replica) events(run uint32, limit int64, visit func(offset int64, e Event)) (end int64, err error) {
-	return r.walk(limit, func(_ segment.Header, frame []byte) error {
+// events passes every event of a replica from one to an offset.
+func (r Replica) events(run uint32, begin, limit int64, visit func(offset int64, e Event)) (end int64, err error) {
+	return r.walk(begin, limit, func(_ segment.Header, frame []byte) error {
 		return frameEvents(run, frame, visit)
 	})
 }
@@ -205,7 +206,7 @@ type frameSum struct {
 }
 
 // Content is what a replica holds below an offset; that of two replicas must be
-// equal.
+// equal from where both begin.
 type Content struct {
 	replica Replica
 	frames  []frameSum
@@ -213,6 +214,8 @@ type Content struct {
 	Records int64
 	// Bytes counts the bytes of frames.
 	Bytes int64
+	// Begin is the offset at which its files begin.
+	Begin int64
 	// End is the offset after the last record.
 	End int64
 }
@@ -220,14 +223,21 @@ type Content struct {
 // Differs says where two replicas begin to differ, empty if they do not. Both must
 // have been checked by one ledger.
 func (c *Content) Differs(other *Content) string {
-	for i := range min(len(c.frames), len(other.frames)) {
-		if c.frames[i] != other.frames[i] {
+	mine, theirs := c.frames, other.frames
+	switch { // what one has trimmed and the other has not is not compared
+	case c.Begin < other.Begin:
+		mine = mine[max(len(mine)-len(theirs), 0):]
+	case c.Begin > other.Begin:
+		theirs = theirs[max(len(theirs)-len(mine), 0):]
+	}
+	for i := range min(len(mine), len(theirs)) {
+		if mine[i] != theirs[i] {
 			return fmt.Sprintf("%s and %s differ from frame %d on: offset %d (%d bytes), offset %d (%d bytes)", c.replica, other.replica,
-				i, c.frames[i].base, c.frames[i].size, other.frames[i].base, other.frames[i].size)
+				i, mine[i].base, mine[i].size, theirs[i].base, theirs[i].size)
 		}
 	}
-	if len(c.frames) != len(other.frames) {
-		return fmt.Sprintf("%s has %d frames, %s has %d", c.replica, len(c.frames), other.replica, len(other.frames))
+	if len(mine) != len(theirs) {
+		return fmt.Sprintf("%s has %d frames, %s has %d", c.replica, len(mine), other.replica, len(theirs))
 	}
 	return ""
 }

@@ -224,9 +224,9 @@ func (c *cluster) ready(limit time.Duration) error {
 }
 
 // create makes the topic, with a replica of each partition on every node.
-func (c *cluster) create(partitions int, incarnation func() uint64) error {
+func (c *cluster) create(partitions int, configs map[string]string, incarnation func() uint64) error {
 	meta := c.nodes[0].current().host.Meta()
-	cmd := &metadata.CreateTopic{Name: topic, ID: segment.NewTopicID()}
+	cmd := &metadata.CreateTopic{Name: topic, ID: segment.NewTopicID(), Configs: configs}
 	for p := range partitions {
 		var replicas []metadata.Replica
 		for i := range c.nodes {

@@ -1,17 +1,28 @@
 package simulation
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
 // slowSyncs makes every sync of the segments of one node take so long, until the
-// fault is removed. Only of these: a goroutine that waits for a mutex keeps the
-// virtual clock from going on, and the model of the metadata store holds one over
-// its syncs.
-func (n *node) slowSyncs(d time.Duration) *crashfs.Injected {
-	return n.disk.Inject(crashfs.Fault{Op: crashfs.OpSync, PathContains: "/topics/", Repeat: true, Do: func() { time.Sleep(d) }})
+// returned function is called. Only of these: a goroutine that waits for a mutex keeps
+// the virtual clock from going on, and an index holds one over its syncs, as does the
+// model of the metadata store.
+func (n *node) slowSyncs(d time.Duration) (remove func()) {
+	var faults []*crashfs.Injected
+	for digit := range 10 { // the names of segments end so
+		faults = append(faults, n.disk.Inject(crashfs.Fault{
+			Op: crashfs.OpSync, PathContains: fmt.Sprintf("%d.log", digit), Repeat: true, Do: func() { time.Sleep(d) },
+		}))
+	}
+	return func() {
+		for _, f := range faults {
+			f.Remove()
+		}
+	}
 }
 
 // slowDisk makes the syncs of one node take long.
@@ -19,9 +30,9 @@ func (m *mischief) slowDisk() error {
 	n := m.victim()
 	d := time.Duration(1+m.rng.IntN(400)) * time.Millisecond
 	m.trace.add("syncs of %s take %v", n, d)
-	slow := n.slowSyncs(d)
+	remove := n.slowSyncs(d)
 	m.sleep(100, 3000)
-	slow.Remove()
+	remove()
 	m.trace.add("the disk of %s is well again", n)
 	return nil
 }

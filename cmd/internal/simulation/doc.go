@@ -16,6 +16,7 @@
 //	mischief.go  the faults, and how they are drawn
 //	disks.go     those of disks
 //	model.go     a partition's history, and when it is linearizable
+//	trims.go     trims of a partition's beginning, and what they promise
 //	run.go       a run from its start to its verdict
 //	trace.go     what happened in it
 //
@@ -43,7 +44,9 @@
 // cmd/internal/durability says they must, with its marks NL, OI, NP, MN, ND and LV.
 // And porcupine finds the whole history of appends and reads of every partition
 // linearizable: a record's offset is the number of records before it, and a read of
-// a ready leader sees every record that was acknowledged before the read began.
+// a ready leader sees every record that was acknowledged before the read began. The
+// log start is an object of its own: a trim that was answered moves it for good, to
+// no more than was asked; replicas may lack what lies below that, and nothing else.
 //
 // # A seed
 //

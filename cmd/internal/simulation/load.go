@@ -62,6 +62,7 @@ func (l *load) start(seed uint64) {
 		for range 2 {
 			l.client(seed, func(c *client) { c.read(int32(p)) })
 		}
+		l.client(seed, func(c *client) { c.trim(int32(p)) })
 	}
 }
 
@@ -259,12 +260,14 @@ func (c *client) readOnce(partition int32, count int64) bool {
 	if !role.Ready {
 		return false
 	}
-	end := r.Log().HighWatermark()
+	start, end := r.Log().StartOffset(), r.Log().HighWatermark()
 	if r.Leadership() != role || p.dead.Load() {
 		return false
 	}
-	var last uint64
-	for from := max(r.Log().StartOffset(), end-segment.Offset(count)); from < end; {
+	c.histories[partition].began(c.id, call, int64(start))
+	last := uint64(unread)
+	for from := max(start, end-segment.Offset(count)); from < end; {
+		last = 0
 		records, next, err := readSome(r, from, end)
 		if err != nil || next <= from {
 			return false // it was stopped meanwhile; the replicas' files are read in the end

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,9 @@ type history struct {
 	ops  []porcupine.Operation
 	open map[uint64]openAppend // of unknown outcome so far, by value
 
-	final map[uint64]int64 // what a replica held in the end, by value
+	starts []porcupine.Operation // trims, and readings of the log start
+	seen   map[uint64]int64      // what was read before it was trimmed, by value
+	final  map[uint64]int64      // that, and what a replica held in the end
 }
 
 // openAppend is an append that was called and not answered.
@@ -44,6 +47,9 @@ type output struct {
 	last uint64 // of a reading: the value below end
 }
 
+// unread is the last value of a reading that found all of the log trimmed.
+const unread = math.MaxUint64
+
 // state is a partition as its clients see it: so many records, the last of which
 // is this. What lies below the last one is held by the ledger, offset by offset.
 type state struct {
@@ -52,7 +58,7 @@ type state struct {
 }
 
 func newHistory(clock *atomic.Int64) *history {
-	return &history{clock: clock, open: map[uint64]openAppend{}}
+	return &history{clock: clock, open: map[uint64]openAppend{}, seen: map[uint64]int64{}}
 }
 
 // called notes that an append begins, unless it is a repetition: to its client the
@@ -93,9 +99,17 @@ func (h *history) add(client int, call, back int64, in input, out output) {
 	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Call: call, Return: back, Input: in, Output: out})
 }
 
+// sightings is a copy of seen.
+func (h *history) sightings() map[uint64]int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.seen)
+}
+
 // complete decides about the appends that were never answered, by what the log
 // held in the end: one that is there took effect, at some time after its call; one
-// that is not never did, since a log only grows. It loses no violation: a log's
+// that is not never did, since a log only grows, and what is trimmed from its
+// beginning was read by who trimmed it. It loses no violation: a log's
 // end is a reading of all of it.
 func (h *history) complete() {
 	h.mu.Lock()
@@ -116,7 +130,7 @@ var model = porcupine.Model{
 		if i.append {
 			return o.end == now.end, state{now.end + 1, i.value}
 		}
-		return o.end == now.end && (o.end == 0 || o.last == now.last), now
+		return o.end == now.end && (o.end == 0 || o.last == unread || o.last == now.last), now
 	},
 	DescribeOperation: func(in, out any) string {
 		i, o := in.(input), out.(output)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/cmd/internal/durability"
+	"github.com/millrace/millrace/segment"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -24,6 +25,8 @@ type Result struct {
 	Counts durability.Counts
 	// Operations is how many of them and of the reads were checked for linearizability.
 	Operations int
+	// Trims is how many trims were confirmed.
+	Trims int
 	// Steps counts the faults by their names.
 	Steps map[string]int
 	// Trace is what happened, a line an event.
@@ -63,7 +66,10 @@ func (r *Result) judge() {
 		}
 		n, err := h.linearizable(checkLimit)
 		r.Operations += n
-		if err != nil {
+		r.Trims += h.trims()
+		starts, startErr := h.startLinearizable(checkLimit)
+		r.Operations += starts
+		if err = errors.Join(err, startErr); err != nil {
 			r.Err = errors.Join(r.Err, fmt.Errorf("partition %d: %w", p, err))
 		}
 	}
@@ -92,7 +98,7 @@ func (s *simulation) run(partitions int) error {
 	if err := s.cluster.ready(recovery); err != nil {
 		return err
 	}
-	if err := s.cluster.create(partitions, s.rng.Uint64); err != nil {
+	if err := s.cluster.create(partitions, s.configs(), s.rng.Uint64); err != nil {
 		return err
 	}
 	s.load.start(s.seed)
@@ -204,7 +210,7 @@ func (s *simulation) inStep() ([]int64, error) {
 
 func (s *simulation) agree(ends []int64) bool {
 	for p := range ends {
-		end, first := int64(0), true
+		end, begin, first := int64(0), segment.Offset(0), true
 		for _, n := range s.cluster.nodes {
 			r, _ := n.replica(int32(p))
 			if r == nil && n.lost {
@@ -213,9 +219,10 @@ func (s *simulation) agree(ends []int64) bool {
 			if r == nil || r.Log().HighWatermark() != r.Log().NextOffset() {
 				return false
 			}
-			if own := int64(r.Log().HighWatermark()); first {
-				end, first = own, false
-			} else if own != end {
+			own, start := int64(r.Log().HighWatermark()), r.Log().StartOffset()
+			if first {
+				end, begin, first = own, start, false
+			} else if own != end || start != begin {
 				return false
 			}
 		}
@@ -259,7 +266,7 @@ func (s *simulation) replicas() ([][]durability.Replica, error) {
 		}
 	}
 	for p, replicas := range byPartition {
-		found := map[uint64]int64{}
+		found := s.load.histories[p].sightings()
 		if len(replicas) > 0 {
 			if err := replicas[0].Walk(s.load.run, func(offset int64, e durability.Event) { found[value(e)] = offset }); err != nil {
 				return nil, err
