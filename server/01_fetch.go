@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -173,7 +174,7 @@ func (f *fetching) read(ctx context.Context, result *fetchResult, left int64) *f
 		return failure
 	}
 	records := p.Log()
-	result.watermark, result.start = records.HighWatermark(), records.StartOffset()
+	result.start, result.watermark = records.StartOffset(), records.HighWatermark() // in this order, start is never above
 	if want.offset < result.start || want.offset > records.NextOffset() {
 		// A wrong OFFSET_OUT_OF_RANGE makes a consumer skip or read everything
 		// again: it is said only if this was the leader throughout.
@@ -187,6 +188,9 @@ func (f *fetching) read(ctx context.Context, result *fetchResult, left int64) *f
 		return nil
 	}
 	slice, err := records.Read(want.offset, result.watermark, limit, f.bytes == 0)
+	if errors.Is(err, log.ErrOffsetOutOfRange) { // trimmed since
+		return readFailure(err)
+	}
 	if err != nil {
 		f.node.logger.Error("read records for a consumer", "topic", topic.Name, "partition", want.number, "offset", int64(want.offset), "err", err)
 		return readFailure(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -147,6 +148,24 @@ func TestFetchRefusals(t *testing.T) {
 				t.Fatalf("code %v, %d bytes", kerr.ErrorForCode(got.ErrorCode), len(got.RecordBatches))
 			}
 		})
+	}
+}
+
+// A fetch that a trim overtakes between its look at the log start and its read hears
+// the same as one that comes later, and is no error of the broker's.
+func TestFetchWhileTrimming(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	var logs bytes.Buffer
+	n.logger = slog.New(slog.NewTextHandler(&logs, nil))
+	topic := n.topic(t, "t", 1, nil)
+	p := n.cluster.partition("t", 0)
+	p.fill(batchOf(1))
+	p.set(func(p *fakePartition) { p.log.readErr = fmt.Errorf("%w: trimmed meanwhile", log.ErrOffsetOutOfRange) })
+	f := &fetching{node: n.node, body: fetchRequest(12, fetchTopicOf("t", topic.ID, 0)), client: &client{},
+		wanted: []*fetchPartition{{ref: topicRef{name: "t"}, epoch: -1, maxBytes: 1 << 20}}}
+	f.collect(t.Context())
+	if code := f.results[0].code; code != kerr.OffsetOutOfRange.Code || logs.Len() > 0 {
+		t.Errorf("code %v, log %q", kerr.ErrorForCode(code), logs.String())
 	}
 }
 
