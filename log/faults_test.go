@@ -260,6 +260,19 @@ func TestUncertainStays(t *testing.T) {
 		}
 		must(t, l.Close())
 	}
+	l = open(t, smallOptions(disk.Mount()))
+	must(t, l.SettleEnd())
+	must(t, l.SettleEnd()) // again is nothing more
+	disk.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
+	_ = l.Close()
+	l = open(t, smallOptions(disk.Mount()))
+	if r := l.Recovery(); r.Uncertain {
+		t.Errorf("in doubt after SettleEnd and a power cut: %+v", r)
+	}
+	if len(names(t, disk, ".torn.kept")) != 1 {
+		t.Error("what was cut is not kept")
+	}
+	must(t, l.Close())
 }
 
 // TestRecoveryCrashes cuts the power twenty times during the recovery from a power

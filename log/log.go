@@ -254,8 +254,8 @@ type Recovery struct {
 	// Torn says that an incomplete last write was cut, which was never acknowledged.
 	Torn bool
 	// Uncertain says that the end was cut, now or at an earlier Open, where torn and
-	// rotten cannot be told apart. What was cut is kept in a .torn file, which makes
-	// this last, and the replica stays out of its group.
+	// rotten cannot be told apart: what was acknowledged may be missing. What was cut
+	// is kept in a .torn file, which makes this last until SettleEnd.
 	Uncertain bool
 	// CutBytes is how many bytes this Open cut.
 	CutBytes int64

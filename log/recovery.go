@@ -2,6 +2,8 @@ package log
 
 import (
 	"fmt"
+	"path/filepath"
+	"strings"
 
 	"github.com/millrace/millrace/segment"
 )
@@ -104,6 +106,35 @@ func (l *Log) visit(p *part, v segment.Visited) error {
 	l.terms = startTerm(l.terms, &e, v.Index)
 	if v.Kind == segment.KindConfiguration {
 		l.configurations = append(l.configurations, configuration{index: v.Index, content: append([]byte(nil), v.Content...)})
+	}
+	return nil
+}
+
+// keptSuffix is added to the names of .torn files when the doubt is over.
+const keptSuffix = ".kept"
+
+// SettleEnd says that nothing is missing at the end of the log any more, or that
+// nothing can be done about it: later starts find no doubt. What was cut stays, under
+// the name NAME.torn.kept. After an error the doubt may or may not be over on the
+// disk; the caller tries again, unless the error is a *FatalError.
+func (l *Log) SettleEnd() error {
+	fsys, dir := l.options.FS, l.options.Dir
+	names, err := fsys.List(dir)
+	if err != nil {
+		return fmt.Errorf("list folder: %w", err)
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, segment.TornSuffix) {
+			continue
+		}
+		if err := fsys.Rename(filepath.Join(dir, name), filepath.Join(dir, name+keptSuffix)); err != nil {
+			return fmt.Errorf("keep what was cut: %w", err)
+		}
+	}
+	// Also when nothing was renamed now: by an earlier try, whose sync failed in
+	// another way than for good.
+	if err := fsys.SyncDir(dir); err != nil {
+		return l.fail("keep what was cut", err)
 	}
 	return nil
 }

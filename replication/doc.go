@@ -11,6 +11,7 @@
 //	logstore.go snapshotstore.go
 //	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
 //	trim.go retention.go               moving the log start, and what has expired
+//	probation.go                       a replica that may have lost the end of its log
 //	leaders.go gossip.go groupup.go    who leads what, told from node to node
 //	detector.go electors.go            a node that has died, and elections for all that it led
 //	transfer.go move.go balance.go     moving leadership: from any node, back by itself,
@@ -62,7 +63,9 @@
 // of its group. It is made once: node.json's metadata index, and the topics that
 // it names as not made, say which records may still be made. A folder that the
 // metadata does not know is set aside, never deleted; only a delete record removes
-// data.
+// data. A replica whose log was cut where nobody can tell a torn write from a rotten
+// disk speaks, but does not vote, until it is certain to hold what it acknowledged:
+// it is on probation (probation.go).
 //
 // # Lock order
 //

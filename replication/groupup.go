@@ -70,6 +70,9 @@ func (u *upPeers) shouldCampaign(own transport.GroupUp, members []raft.ServerID,
 		if !known {
 			continue
 		}
+		if peer.Withholds && peer.Leader == "" {
+			continue // it gives no vote, and does not campaign
+		}
 		up++
 		if peer.Leader != "" || longer(peer, own) || before && !longer(own, peer) {
 			return false
@@ -101,6 +104,8 @@ func (p *Partition) status() (transport.GroupUp, bool) {
 		LastIndex: p.log.LastIndex(),
 		Term:      segment.Term(in.raft.CurrentTerm()),
 		Leader:    leader,
+		Probation: p.probation.doubt(),
+		Withholds: p.probation.withholds(),
 	}, true
 }
 
@@ -108,6 +113,7 @@ func (p *Partition) status() (transport.GroupUp, bool) {
 // says that it was news, so that the peer should hear of this replica too.
 func (p *Partition) peerUp(s transport.GroupUp) bool {
 	news := p.peers.heard(s)
+	p.relieve(s)
 	p.campaignIfFirst(p.connected)
 	return news
 }

@@ -20,6 +20,10 @@ func TestWhoCampaigns(t *testing.T) {
 		s.Leader = "9/z"
 		return s
 	}
+	withholding := func(s transport.GroupUp) transport.GroupUp {
+		s.Probation, s.Withholds = 1, true
+		return s
+	}
 	for name, row := range map[string]struct {
 		own     transport.GroupUp
 		peers   []transport.GroupUp
@@ -37,6 +41,9 @@ func TestWhoCampaigns(t *testing.T) {
 		"third is longer than first":  {at("1/a", 1, 1), []transport.GroupUp{at("3/c", 1, 2)}, members, false},
 		"not a member":                {at("9/x", 5, 5), []transport.GroupUp{at("1/a", 1, 1), at("2/b", 1, 1)}, members, false},
 		"a stranger does not count":   {at("1/a", 1, 1), []transport.GroupUp{at("9/x", 1, 1)}, members, false},
+		"the longest gives no votes":  {at("2/b", 1, 1), []transport.GroupUp{withholding(at("1/a", 1, 9)), at("3/c", 1, 1)}, members, true},
+		"its vote is missing":         {at("1/a", 1, 1), []transport.GroupUp{withholding(at("2/b", 1, 1))}, members, false},
+		"it speaks of a leader":       {at("1/a", 1, 1), []transport.GroupUp{withholding(led(at("2/b", 1, 1))), at("3/c", 1, 1)}, members, false},
 		"last in order, shortest two": {at("3/c", 3, 3), []transport.GroupUp{at("1/a", 2, 9), at("2/b", 3, 2)}, members, true},
 	} {
 		t.Run(name, func(t *testing.T) {

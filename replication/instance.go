@@ -108,6 +108,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	if in.facade, err = p.facade(); err != nil {
 		return nil, err
 	}
+	in.facade.WithholdVotes(p.probation.withholds())
 	in.store = &logStore{log: p.log, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
 		watch:    newStoreWatch(p.log.Steps, in.diskHangs),
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}

@@ -72,6 +72,9 @@ type Partition struct {
 	heldBack   bool                     // retention waited for a member at its last check; the retainer's alone
 	short      atomic.Bool              // some replica is not in sync, as last announced
 
+	probation probation
+	relieving atomic.Bool // a goroutine of restarts hands leadership over for a replica on probation
+
 	stop     chan struct{}
 	draining sync.WaitGroup // drain, while something is queued
 	restarts sync.WaitGroup // goroutines that replace the instance or campaign
@@ -88,11 +91,17 @@ func startPartition(config partitionConfig) (*Partition, error) {
 	}
 	p.queue = newQueue(func() { p.draining.Go(p.drain) })
 	p.leadership.Store(&Leadership{})
+	if err := p.beginProbation(); err != nil {
+		return nil, errors.Join(err, p.log.Close())
+	}
 	in, err := p.newInstance()
 	if err != nil {
 		return nil, errors.Join(err, p.log.Close())
 	}
 	p.run(in)
+	if p.probation.doubt() != 0 {
+		p.restarts.Go(p.serveProbation)
+	}
 	return p, nil
 }
 
@@ -109,6 +118,7 @@ func (p *Partition) run(in *instance) {
 	// Only now: a change of role puts a barrier into the queue, which goes nowhere
 	// while there is no instance.
 	in.workers.Go(in.watch)
+	in.facade.WithholdVotes(p.probation.withholds()) // once more: it may have ended meanwhile
 	p.mu.Unlock()
 	if err := in.failure.Load(); err != nil {
 		p.poisoned(*err)

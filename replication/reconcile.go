@@ -37,9 +37,6 @@ var (
 	ErrVotesInDoubt = errors.New("the replica's last vote may be lost")
 	// ErrReplacedDisk: the metadata group found this disk to be an old copy.
 	ErrReplacedDisk = errors.New("the data folder is no longer the broker it was")
-	// ErrUncertainEnd: the end of the replica's log was cut at a place where a
-	// torn write and a rotten disk cannot be told apart (DESIGN 3, class b).
-	ErrUncertainEnd = errors.New("the end of the log was damaged and cut")
 )
 
 // assignment is one replica that the metadata gives this node.
@@ -387,9 +384,6 @@ func (h *Host) openReplica(a assignment) (*Partition, error) {
 	l, err := log.Open(h.logOptions(a))
 	if err != nil {
 		return nil, err
-	}
-	if recovery := l.Recovery(); recovery.Uncertain {
-		return nil, errors.Join(fmt.Errorf("%w: %d bytes were kept beside it", ErrUncertainEnd, recovery.CutBytes), l.Close())
 	}
 	return startPartition(h.partitionConfig(a, l))
 }

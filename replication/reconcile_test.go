@@ -172,9 +172,10 @@ func TestStopBeforeRecoveryIsNotClean(t *testing.T) {
 	must(t, node.Close())
 }
 
-// TestUncertainEndStaysOutOfItsGroup: what was cut may have been acknowledged, so
-// the replica must not vote with what is left, at this start and at later ones.
-func TestUncertainEndStaysOutOfItsGroup(t *testing.T) {
+// TestUncertainEndIsMadeGood: what was cut may have been acknowledged, so the replica
+// does not vote with what is left until another leader has brought it up; then it is
+// like any other, also at later starts.
+func TestUncertainEndIsMadeGood(t *testing.T) {
 	c := newHosts(t, 3)
 	topic := c.create("orders", 1)
 	c.produce(topic, 0, 1)
@@ -184,8 +185,13 @@ func TestUncertainEndStaysOutOfItsGroup(t *testing.T) {
 	must(t, vfs.WriteFile(n.fs, n.folder(topic, 0)+"/00000000000000000000-100.torn", []byte("cut")))
 	for range 2 {
 		n.start()
-		n.failedWith(topic, 0, ErrUncertainEnd)
+		n.hasReplica(topic, 0)
+		p, _ := n.host.Partition(topic.ID, 0)
 		c.produce(topic, 0, 2)
+		eventually(t, "the end of the probation", func() bool { return p.probation.doubt() == 0 })
+		if _, err := n.fs.Stat(n.folder(topic, 0) + "/00000000000000000000-100.torn.kept"); err != nil {
+			t.Errorf("what was cut is not kept: %v", err)
+		}
 		n.stop()
 	}
 }

@@ -48,7 +48,8 @@ import (
 // GroupUp has no envelope, because it is about many groups:
 //
 //	version (1)  count (4)  and for each:
-//	topic (16)  partition (4)  replica (1+n)  last term (8)  last index (8)  term (8)  leader (1+n)
+//	topic (16)  partition (4)  replica (1+n)  last term (8)  last index (8)  term (8)  probation (8)
+//	flags (1): 1 votes are withheld  leader (1+n)
 //
 // Suspect, about many groups too:
 //
@@ -80,6 +81,7 @@ const (
 	maxConfiguration = 1 << 20
 
 	flagSuccess        = 1 << 0 // AppendEntries, InstallSnapshot
+	flagWithholds      = 1 << 0 // GroupUp
 	flagNoRetryBackoff = 1 << 1 // AppendEntries
 	flagGranted        = 1 << 0 // votes
 	flagTransfer       = 1 << 0 // RequestVote
@@ -311,15 +313,15 @@ func decodeSnapshotReply(b []byte, from raft.ServerID, resp *raft.InstallSnapsho
 }
 
 // groupUpSize is the least that an announcement takes.
-const groupUpSize = 16 + 4 + 1 + 3*8 + 1
+const groupUpSize = 16 + 4 + 1 + 4*8 + 1 + 1
 
 // encodeGroupUps writes announcements.
 func encodeGroupUps(ups []GroupUp) []byte {
 	b := binary.BigEndian.AppendUint32([]byte{wireVersion}, uint32(len(ups)))
 	for _, up := range ups {
 		b = appendID(appendGroup(b, up.Group), up.Replica)
-		b = appendUint64s(b, uint64(up.LastTerm), uint64(up.LastIndex), uint64(up.Term))
-		b = appendID(b, up.Leader)
+		b = appendUint64s(b, uint64(up.LastTerm), uint64(up.LastIndex), uint64(up.Term), uint64(up.Probation))
+		b = appendID(append(b, flag(up.Withholds, flagWithholds)), up.Leader)
 	}
 	return b
 }
@@ -333,7 +335,8 @@ func decodeGroupUps(b []byte) ([]GroupUp, error) {
 		up := &ups[i]
 		up.Group, up.Replica = r.group(), r.id()
 		up.LastTerm, up.LastIndex = segment.Term(r.term()), segment.Index(r.index())
-		up.Term, up.Leader = segment.Term(r.term()), r.id()
+		up.Term, up.Probation = segment.Term(r.term()), segment.Term(r.term())
+		up.Withholds, up.Leader = r.uint8()&flagWithholds != 0, r.id()
 	}
 	return ups, r.end()
 }

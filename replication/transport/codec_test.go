@@ -26,7 +26,7 @@ func goldenMessages() map[string][]byte {
 	request := &raft.AppendEntriesRequest{Term: 0x0102, PrevLogEntry: 0x0304, PrevLogTerm: 0x0101, LeaderCommitIndex: 0x0303}
 	table := []entryMeta{{term: 0x0101, kind: raft.LogCommand, size: 5}, {term: 0x0102, kind: raft.LogNoop, size: 0}, {term: 0x0102, kind: raft.LogConfiguration, size: 3}}
 	snapshot := &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 0x0102, LastLogIndex: 0x0304, LastLogTerm: 0x0101, ConfigurationIndex: 0x0201, Configuration: []byte("config"), Size: 8}
-	up := GroupUp{Group: testGroup, Replica: ServerID(1, 0xa1), LastTerm: 0x0101, LastIndex: 0x0304, Term: 0x0102, Leader: ServerID(2, 0xb2)}
+	up := GroupUp{Group: testGroup, Replica: ServerID(1, 0xa1), LastTerm: 0x0101, LastIndex: 0x0304, Term: 0x0102, Probation: 0x0105, Withholds: true, Leader: ServerID(2, 0xb2)}
 	suspicions := []Suspicion{{Group: testGroup, Leader: ServerID(2, 0xb2)}, {Leader: ServerID(2, 0xb2)}}
 	agreements := []Agreement{{Group: testGroup, Replica: ServerID(1, 0xa1), LastTerm: 0x0101, LastIndex: 0x0304}, {Replica: ServerID(1, 0xa1)}}
 	return map[string][]byte{
@@ -138,7 +138,7 @@ func TestDecodeGolden(t *testing.T) {
 	check("snapshot-reply", raft.InstallSnapshotResponse{RPCHeader: header, Term: 0x0102, Success: true}, installed, err)
 	ups, err := decodeGroupUps(readGolden(t, "group-up"))
 	check("group-up", []GroupUp{
-		{Group: testGroup, Replica: sender, LastTerm: 0x0101, LastIndex: 0x0304, Term: 0x0102, Leader: ServerID(2, 0xb2)},
+		{Group: testGroup, Replica: sender, LastTerm: 0x0101, LastIndex: 0x0304, Term: 0x0102, Probation: 0x0105, Withholds: true, Leader: ServerID(2, 0xb2)},
 		{Group: testGroup, Replica: sender},
 	}, ups, err)
 	suspicions, err := DecodeSuspicions(readGolden(t, "suspect"))

@@ -31,6 +31,11 @@ type GroupUp struct {
 	Term segment.Term
 	// Leader is the leader it knows, empty for none.
 	Leader raft.ServerID
+	// Probation is 0, or says that the replica is on probation (DESIGN 4.4): it may
+	// lack what it acknowledged to leaders of this term and before.
+	Probation segment.Term
+	// Withholds: it gives no votes.
+	Withholds bool
 }
 
 // Server is what a router needs of the mux; *Mux is one.
