@@ -265,7 +265,7 @@ func (r *crashRun) check() {
 			if !replica.Doubtful() {
 				return false
 			}
-			r.t.Logf("%s is out of its group: its end was torn or rotten, and it cannot tell", replica)
+			r.t.Logf("%s is on probation: its end was torn or rotten, and it cannot tell", replica)
 			return true
 		})
 		if len(replicas) < 2 {

@@ -21,7 +21,7 @@ func (l *Ledger) CheckFolders(fsys vfs.FS, folders map[int]string, topic string,
 			if int(r.Partition) >= len(found) {
 				return 0, 0, fmt.Errorf("%s was never made", r)
 			}
-			if r.Doubtful() {
+			if r.WasDoubtful() {
 				l.faults.Add(CE, "%s met an end that it could not judge, without a power cut", r)
 			}
 			found[r.Partition] = append(found[r.Partition], r)

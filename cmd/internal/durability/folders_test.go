@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/segment/vfs"
 	"github.com/millrace/millrace/segment/vfs/crashfs"
 )
 
@@ -47,5 +48,17 @@ func TestCheckFolders(t *testing.T) {
 	}
 	if _, _, err := l.CheckFolders(fsys, map[int]string{1: "/1", 3: "/3"}, "events", 2, []int64{2}); err != nil || f.Counts()[NL] == 0 {
 		t.Errorf("one lacks a record: %v, %v", err, f.Err())
+	}
+	for _, name := range []string{"1.torn", "2.torn.kept"} {
+		l, f := newTestLedger()
+		if err := vfs.WriteFile(fsys, "/1/topics/events/0-abc/"+name, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := l.CheckFolders(fsys, both, "events", 2, []int64{2}); err != nil || f.Counts()[CE] != 1 {
+			t.Errorf("an end in doubt, %s: %v, %v", name, err, f.Err())
+		}
+		if err := fsys.Remove("/1/topics/events/0-abc/" + name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -51,18 +52,17 @@ func FindReplicas(fsys vfs.FS, dataDir string, node int, topic string) ([]Replic
 }
 
 // Doubtful reports whether recovery met an end of which it could not tell whether
-// it was torn or rotten: such a replica stays out of its group.
-func (r Replica) Doubtful() bool {
+// it was torn or rotten, and no leader has brought the replica up since: it is on
+// probation, and may lack what was acknowledged.
+func (r Replica) Doubtful() bool { return r.has(".torn") }
+
+// WasDoubtful reports whether recovery ever met such an end.
+func (r Replica) WasDoubtful() bool { return r.has(".torn") || r.has(".torn.kept") }
+
+// has reports whether a file of the folder has a name that ends so.
+func (r Replica) has(suffix string) bool {
 	names, err := r.FS.List(r.Dir)
-	if err != nil {
-		return false
-	}
-	for _, name := range names {
-		if strings.HasSuffix(name, ".torn") {
-			return true
-		}
-	}
-	return false
+	return err == nil && slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, suffix) })
 }
 
 // errPastLimit ends a walk.
