@@ -162,6 +162,8 @@ func (m *MetaGroup) attempt(ctx context.Context, command []byte) (metadata.Resul
 func (m *MetaGroup) askLeader(ctx context.Context, method transport.Method, body []byte, here func(context.Context, []byte) ([]byte, error)) ([]byte, error) {
 	node, known := m.liveLeader()
 	switch {
+	case !known && m.hasResigned():
+		return nil, errMetaResigned
 	case !known:
 		return nil, errNoMetaLeader
 	case node == m.node.ID():
@@ -237,8 +239,11 @@ func checkSender(sender transport.Peer, origin metadata.Origin, cmd metadata.Com
 
 // apply puts a command into the log and waits until it is applied here.
 func (m *MetaGroup) apply(ctx context.Context, in *metaInstance, command []byte) (metadata.Result, error) {
-	future := in.raft.Apply(command, attemptTimeout)
-	err := in.await(ctx, future)
+	var future raft.ApplyFuture
+	err := in.awaitCall(ctx, func() error {
+		future = in.raft.Apply(command, attemptTimeout)
+		return future.Error()
+	})
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		return metadata.Result{}, m.notLeader()
@@ -265,6 +270,9 @@ func (m *MetaGroup) quorum() string {
 	var voters []raft.ServerID
 	if in := m.current(); in != nil {
 		voters = voterIDs(in.raft.GetConfiguration().Configuration().Servers)
+		if m.hasResigned() {
+			return fmt.Sprintf("%v (cluster %s)", errMetaResigned, m.node.ClusterID())
+		}
 	} else if stored := m.stored.Load(); stored != nil {
 		voters = *stored
 	}

@@ -97,6 +97,9 @@ func (p *Partition) status() (transport.GroupUp, bool) {
 		return transport.GroupUp{}, false
 	}
 	_, leader := in.raft.LeaderWithID()
+	if leader == p.local && in.hasResigned() {
+		leader = "" // raft does not hear of another while it waits for the disk
+	}
 	return transport.GroupUp{
 		Group:     p.group,
 		Replica:   p.local,

@@ -145,9 +145,8 @@ func (in *metaInstance) up() (transport.GroupUp, error) {
 	if err != nil {
 		return transport.GroupUp{}, err
 	}
-	_, leader := in.raft.LeaderWithID()
 	return transport.GroupUp{Replica: in.id, LastTerm: segment.Term(term), LastIndex: segment.Index(last),
-		Term: segment.Term(in.raft.CurrentTerm()), Leader: leader}, nil
+		Term: segment.Term(in.raft.CurrentTerm()), Leader: in.leader()}, nil
 }
 
 // termOf is the term of an entry, which a snapshot may have replaced.

@@ -20,7 +20,11 @@ import (
 // metaTrio is three founders that have settled, and the one that leads.
 func metaTrio(t *testing.T) (net *metaNet, leader *metaNode, others []*metaNode) {
 	t.Helper()
-	net = newMetaNet(t)
+	return newMetaNet(t).trio()
+}
+
+func (net *metaNet) trio() (_ *metaNet, leader *metaNode, others []*metaNode) {
+	net.Helper()
 	nodes := net.founders(3)
 	for _, n := range nodes {
 		n.start()

@@ -25,6 +25,7 @@ import (
 //	metagroup.go     MetaGroup: its life, the view, waiting for it
 //	metainstance.go  one run of raft, and the state machine behind it
 //	metaleader.go    what the leader does: naming the cluster, keeping the members
+//	metastuck.go     giving the leadership up when the disk hangs
 //	forward.go       a change from any node, once; reading at the leader's index
 //	quorum.go        how the members are, asked from any node
 //	introduce.go     who nodes say they are, and how far their logs go
@@ -299,8 +300,7 @@ func (m *MetaGroup) Leader() (metadata.NodeID, bool) {
 	if in == nil {
 		return NoLeader, false
 	}
-	_, id := in.raft.LeaderWithID()
-	node, _, err := transport.ParseServerID(id)
+	node, _, err := transport.ParseServerID(in.leader())
 	if err != nil {
 		return NoLeader, false
 	}
@@ -380,7 +380,7 @@ func (m *MetaGroup) liveLeader() (metadata.NodeID, bool) {
 	if in == nil {
 		return NoLeader, false
 	}
-	_, id := in.raft.LeaderWithID()
+	id := in.leader()
 	node, _, err := transport.ParseServerID(id)
 	if err != nil || !m.answers(id) {
 		return NoLeader, false

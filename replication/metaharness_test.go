@@ -28,6 +28,7 @@ import (
 type metaNet struct {
 	*testing.T
 	network *transporttest.Network
+	timings Timings
 	nodes   map[metadata.NodeID]*metaNode
 }
 
@@ -75,7 +76,7 @@ func (l *logBuffer) count(text string) int {
 }
 
 func newMetaNet(t *testing.T) *metaNet {
-	net := &metaNet{T: t, network: transporttest.New(), nodes: map[metadata.NodeID]*metaNode{}}
+	net := &metaNet{T: t, network: transporttest.New(), timings: Timings{Heartbeat: 250 * time.Millisecond, Commit: 50 * time.Millisecond}, nodes: map[metadata.NodeID]*metaNode{}}
 	t.Cleanup(func() {
 		for _, n := range net.nodes {
 			n.stop()
@@ -146,7 +147,7 @@ func (n *metaNode) tryStart() (err error) {
 	group, err := OpenMetaGroup(context.Background(), MetaConfig{
 		FS: fsys, Dir: "/data/metadata", Node: node, Mux: mux, Router: router, Stores: stores, Join: n.list, FoundWithout: n.without,
 		RPCAddress: n.address, KafkaAddress: "k" + n.address, Version: "test", SnapshotEntries: 64,
-		Timings: Timings{Heartbeat: 250 * time.Millisecond, Commit: 50 * time.Millisecond}, Logger: logger, Fatal: n.failed,
+		Timings: n.net.timings, Logger: logger, Fatal: n.failed,
 	})
 	if err != nil {
 		return errors.Join(err, mux.Close(), router.Close(), node.Close())

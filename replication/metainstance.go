@@ -30,10 +30,12 @@ type metaInstance struct {
 	poke        chan struct{}  // capacity 1: a peer said something new
 	work        sync.WaitGroup // joined by stop
 	campaigning atomic.Bool    // a goroutine of work asks raft for an election, see stand
+	resigned    atomic.Uint64  // the last term that it gave up because the disk hung
 
-	gate    sync.Mutex // guards closing against await
+	gate    sync.Mutex // guards closing against await, and letGo
 	closing bool
 	futures sync.WaitGroup // waiters for raft's futures
+	letGo   chan struct{}  // closed and replaced when a term is given up
 }
 
 // futureGrace bounds how long stop waits for raft to answer its futures. Raft
@@ -183,11 +185,12 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 	if err != nil {
 		return errors.Join(err, stores.Close())
 	}
+	in := &metaInstance{id: id, facade: facade, stopped: make(chan struct{}), poke: make(chan struct{}, 1), letGo: make(chan struct{})}
 	stores = &failStop{MetaStores: stores, failed: func(err error) {
 		facade.Silence()
 		m.config.Fatal(fmt.Errorf("metadata group: %w", err))
-	}}
-	in := &metaInstance{id: id, facade: facade, stores: stores, stopped: make(chan struct{}), poke: make(chan struct{}, 1)}
+	}, watch: newStoreWatch(func() uint64 { return 0 }, func() { m.diskHangs(in) })}
+	in.stores = stores
 	machine := &metaMachine{group: m, state: metadata.NewState()}
 	in.raft, err = newRaft(m.metaRaftConfig(id), machine, stores, stores, stores.Snapshots(), facade)
 	if err != nil {
@@ -299,19 +302,28 @@ func wait(ch <-chan struct{}, atMost time.Duration) {
 
 // await waits for one of raft's futures, until ctx ends or the instance stops.
 func (in *metaInstance) await(ctx context.Context, future raft.Future) error {
+	return in.awaitCall(ctx, future.Error)
+}
+
+// awaitCall is await for a call that waits for raft in the same way, as those do that
+// hand it something while it waits for the disk.
+func (in *metaInstance) awaitCall(ctx context.Context, call func() error) error {
 	done := make(chan error, 1)
 	in.gate.Lock()
 	if in.closing {
 		in.gate.Unlock()
 		return raft.ErrRaftShutdown
 	}
-	in.futures.Go(func() { done <- future.Error() })
+	letGo := in.letGo
+	in.futures.Go(func() { done <- call() })
 	in.gate.Unlock()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-letGo:
+		return errMetaResigned
 	case <-in.stopped:
 		return raft.ErrRaftShutdown
 	}
@@ -321,7 +333,7 @@ func (in *metaInstance) await(ctx context.Context, future raft.Future) error {
 // its term, so that its view is at least every acknowledged change.
 func (in *metaInstance) leads() bool {
 	term := in.readyTerm.Load()
-	return term != 0 && in.raft.State() == raft.Leader && in.raft.CurrentTerm() == term
+	return term != 0 && term > in.resigned.Load() && in.raft.State() == raft.Leader && in.raft.CurrentTerm() == term
 }
 
 // metaMachine is raft's state machine over metadata.State.

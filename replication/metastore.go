@@ -81,6 +81,7 @@ func (s *boltStores) Snapshots() raft.SnapshotStore { return s.snapshots }
 type failStop struct {
 	MetaStores
 	failed   func(error)
+	watch    *storeWatch // notices a call that stores entries and hangs; may be nil
 	poisoned atomic.Bool
 }
 
@@ -103,11 +104,15 @@ func (s *failStop) write(what string, do func() error) error {
 
 // StoreLog implements raft.LogStore.
 func (s *failStop) StoreLog(entry *raft.Log) error {
+	s.watch.begin()
+	defer s.watch.end()
 	return s.write("store a metadata entry", func() error { return s.MetaStores.StoreLog(entry) })
 }
 
 // StoreLogs implements raft.LogStore.
 func (s *failStop) StoreLogs(entries []*raft.Log) error {
+	s.watch.begin()
+	defer s.watch.end()
 	return s.write("store metadata entries", func() error { return s.MetaStores.StoreLogs(entries) })
 }
 

@@ -159,27 +159,40 @@ func (p *Partition) electable() bool {
 // in order of preference.
 func (p *Partition) successors(matches map[raft.ServerID]transport.Match) []raft.ServerID {
 	others := slices.DeleteFunc(p.members(), func(id raft.ServerID) bool { return id == p.local })
-	slices.SortStableFunc(others, func(a, b raft.ServerID) int { return cmp.Compare(matches[b].Index, matches[a].Index) })
+	longestFirst(others, matches)
 	return others
 }
 
-// elect asks the followers to campaign, one after the other. Each has secondChoice
-// to be elected; whoever has voted in a term later than the one that was given up
-// refuses the request, so that it deposes nobody. The disk may come back meanwhile,
-// and this replica follow the next leader: its own term says nothing then.
+// longestFirst puts those first that have acknowledged most; ties stay as they are.
+func longestFirst(ids []raft.ServerID, matches map[raft.ServerID]transport.Match) {
+	slices.SortStableFunc(ids, func(a, b raft.ServerID) int { return cmp.Compare(matches[b].Index, matches[a].Index) })
+}
+
+// elect has one of the followers elected.
 func (p *Partition) elect(in *instance, term segment.Term, successors []raft.ServerID) {
+	electOneOf(in.facade, p.stop, term, successors, func(id raft.ServerID, err error) {
+		p.logger.Debug("no election started", "topic", p.topic, "partition", p.group.Partition, "at", string(id), "err", err)
+	})
+}
+
+// electOneOf asks the successors to a leadership that was given up to campaign, one
+// after the other. Each has secondChoice to be elected; whoever has voted in a term
+// later than the one that was given up refuses the request, so that it deposes nobody.
+// The disk may come back meanwhile, and this replica follow the next leader: its own
+// term says nothing then.
+func electOneOf(facade *transport.Facade, stop <-chan struct{}, term segment.Term, successors []raft.ServerID, failed func(raft.ServerID, error)) {
 	var asked sync.WaitGroup
 	defer asked.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), stuckCampaign)
 	defer cancel()
 	for _, id := range successors {
 		asked.Go(func() {
-			if err := in.facade.RequestCampaign(ctx, id, term); err != nil {
-				p.logger.Debug("no election started", "topic", p.topic, "partition", p.group.Partition, "at", string(id), "err", err)
+			if err := facade.RequestCampaign(ctx, id, term); err != nil {
+				failed(id, err)
 			}
 		})
 		select {
-		case <-p.stop:
+		case <-stop:
 			return
 		case <-time.After(secondChoice):
 		}

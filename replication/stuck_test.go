@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,14 +24,17 @@ const stuckReplaced = 3 * time.Second
 var longTimings = Timings{Heartbeat: 5 * time.Second, Commit: 2 * time.Second}
 
 // hang makes every write and sync of a node's partitions hang until release.
-func (n *trioNode) hang() (release func()) {
+func (n *trioNode) hang() (release func()) { return stall(n.trio.t, n.fs, "/topics/") }
+
+// stall makes what changes the files whose paths contain a text hang until release.
+func stall(t *testing.T, fsys *crashfs.FS, path string) (release func()) {
 	back := make(chan struct{})
-	fault := n.fs.Inject(crashfs.Fault{Op: crashfs.OpChange, PathContains: "/topics/", Repeat: true, Stall: back})
+	fault := fsys.Inject(crashfs.Fault{Op: crashfs.OpChange, PathContains: path, Repeat: true, Stall: back})
 	release = sync.OnceFunc(func() {
 		fault.Remove()
 		close(back)
 	})
-	n.trio.t.Cleanup(release) // or the replica could not be stopped
+	t.Cleanup(release) // or the replica could not be stopped
 	return release
 }
 
@@ -163,6 +167,15 @@ func TestFirstSuccessorFails(t *testing.T) {
 		release()
 		g.inStep()
 	})
+}
+
+// TestLongestFirst: a successor that lacks something is refused by those that have it.
+func TestLongestFirst(t *testing.T) {
+	ids := []raft.ServerID{"unknown", "short", "long", "longer", "as long"}
+	longestFirst(ids, map[raft.ServerID]transport.Match{"short": {Index: 5}, "long": {Index: 7}, "longer": {Index: 9}, "as long": {Index: 7}})
+	if want := []raft.ServerID{"longer", "long", "as long", "short", "unknown"}; !slices.Equal(ids, want) {
+		t.Errorf("asked in the order %v, want %v", ids, want)
+	}
 }
 
 // TestHungDiskComesBackBeforeTheElection: nobody was elected meanwhile. The term that

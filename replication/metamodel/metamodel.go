@@ -52,9 +52,11 @@ type transaction struct {
 type Stores struct {
 	snapshots *snapshots
 
-	mu   sync.Mutex
-	file vfs.File
-	size int64
+	writing sync.Mutex // of a transaction; readers do not wait for it, as with bbolt
+	file    vfs.File
+	size    int64 // guarded by writing
+
+	mu   sync.Mutex // guards what follows
 	logs map[uint64]*raft.Log
 	conf map[string][]byte
 }
@@ -164,8 +166,8 @@ func (s *Stores) commit(t transaction) error {
 	if err := json.Unmarshal(body, &copied); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	head := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
 	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(body, castagnoli))
 	n, err := s.file.WritevAt([][]byte{head, body}, s.size)
@@ -176,6 +178,8 @@ func (s *Stores) commit(t transaction) error {
 		return err
 	}
 	s.size += int64(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.play(copied)
 	return nil
 }
