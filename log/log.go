@@ -323,3 +323,16 @@ func (l *Log) lengthLocked(p *part) int64 {
 	}
 	return p.header.Seal.Length
 }
+
+// appliedLocked is how much of a segment is applied, in bytes. Behind that, a cut may
+// be followed by other frames at any time, so that whoever reads the files without the
+// lock must stop there: what it finds may be half of the old ones.
+func (l *Log) appliedLocked(p *part) int64 {
+	switch at := &l.appliedAt; {
+	case p == at.part:
+		return at.position
+	case p.index > l.applied:
+		return 0
+	}
+	return l.lengthLocked(p)
+}

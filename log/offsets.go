@@ -32,7 +32,7 @@ func (l *Log) views(limit segment.Offset) []segmentView {
 		if l.boundsLocked(p).next <= l.start {
 			continue // not removed yet
 		}
-		v := segmentView{part: p, length: l.lengthLocked(p), max: math.MaxInt64, start: l.start}
+		v := segmentView{part: p, length: l.appliedLocked(p), max: math.MaxInt64, start: l.start}
 		if seal := p.header.Seal; seal != nil {
 			v.max = seal.MaxTimestamp
 			v.whole = seal.Length == v.length && seal.NextOffset <= limit && p.base >= l.start

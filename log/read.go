@@ -123,7 +123,7 @@ func (l *Log) storedExtent(from, limit segment.Offset, maxBytes int64, minOne bo
 		l.mu.RUnlock()
 		return extent{}, errTrimmed
 	}
-	x := extent{part: l.parts[n], length: l.lengthLocked(l.parts[n])}
+	x := extent{part: l.parts[n], length: l.appliedLocked(l.parts[n])}
 	l.mu.RUnlock()
 	h, err := l.files.acquire(l, x.part)
 	if err != nil {

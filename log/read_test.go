@@ -393,3 +393,37 @@ func TestSmallFilesStaySmall(t *testing.T) {
 		must(t, l.Close())
 	}
 }
+
+// TestReadersStopAtWhatIsApplied: what lies behind it may be cut, and be written again
+// while somebody reads, as on a leader that was deposed a moment ago. Half of a frame
+// there is no damage.
+func TestReadersStopAtWhatIsApplied(t *testing.T) {
+	disk := crashfs.New(1)
+	l := create(t, smallOptions(disk.Mount()))
+	mustAppend(t, l, batchOfRecords(1, 1, 300, 1, 10), batchOfRecords(1, 1, 300, 2, 20), internalFrame(1, segment.KindNoop, ""))
+	if _, err := l.Apply(3); err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.Close()) // the next start has nothing of it in memory
+	l = open(t, smallOptions(disk.Mount()))
+	defer l.Close()
+	committed := l.Size()
+	mustAppend(t, l, batchOfRecords(1, 1, 300, 3, 30))
+	must(t, disk.Corrupt(testDir+"/"+segment.LogName(0), committed, make([]byte, 200)))
+	for _, max := range []int64{1, 5000} {
+		s, err := l.Read(0, 9, max, true)
+		if err != nil || s.Next != min(2, segment.Offset(max)) {
+			t.Errorf("read of %d bytes: up to offset %d, %v", max, s.Next, err)
+		}
+		s.Release()
+	}
+	for ts, want := range map[int64]segment.Offset{15: 1, 25: -1} {
+		at, _, found, err := l.OffsetForTime(ts, 9)
+		if err != nil || found != (want >= 0) || found && at != want {
+			t.Errorf("time %d: offset %d, %v, %v", ts, at, found, err)
+		}
+	}
+	if at, ts, found, err := l.MaxTimestamp(9); at != 1 || ts != 20 || !found || err != nil {
+		t.Errorf("largest timestamp %d at %d, %v, %v", ts, at, found, err)
+	}
+}
