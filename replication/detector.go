@@ -27,7 +27,8 @@ import (
 //	  "group, leader" of up to 4,096 groups a message <──> "I agree; my log ends at (term, index)"
 //	──> a majority of a group's voters, this one included, agrees: of those that
 //	    agree the longest log campaigns now, ties in the order of the configuration,
-//	    the second 300 ms later if the first has come to nothing, and so on
+//	    the second 300 ms later (and 2 ms for each group that is asked about) if the
+//	    first has come to nothing, and so on
 //
 // Nothing is remembered of what peers said: each round asks anew, so that an old
 // opinion of a link that has healed counts for nothing. Rounds go on, less and less
@@ -47,6 +48,13 @@ const (
 	// campaignAgain is how long a replica waits for the outcome of its election
 	// before it stands again.
 	campaignAgain = time.Second
+	// electionCost is how much longer an election may take for each other that begins
+	// with it, since their votes and first entries wait for the same disks: so much
+	// later comes the second choice, which would overtake it and begin anew.
+	electionCost = 2 * time.Millisecond
+	// maxCampaigns bounds the campaigns of this node that were asked for and that raft
+	// has not begun: it may sit in a sync.
+	maxCampaigns = 256
 )
 
 // codeStranger is the answer to a question of who is no broker of the cluster.
@@ -67,8 +75,9 @@ type elector interface {
 	// standing is what the replica knows; false for one that does not run, or has
 	// no vote, or whose votes are withheld: it neither campaigns nor agrees.
 	standing() (standing, bool)
-	// stand has the replica campaign, without waiting for raft.
-	stand()
+	// stand has the replica campaign, without waiting for raft, and calls begun once
+	// raft has begun, or will not.
+	stand(begun func())
 }
 
 // standing is a replica with a vote.
@@ -89,6 +98,8 @@ type detector struct {
 	logger   *slog.Logger
 	ctx      context.Context
 
+	campaigns chan struct{} // one for each that has not begun, at most maxCampaigns
+
 	mu        sync.Mutex
 	inquiries map[metadata.NodeID]*inquiry
 	missed    map[transport.GroupID]raft.ServerID // the leaders that this node agreed to miss
@@ -96,7 +107,7 @@ type detector struct {
 
 func newDetector(ctx context.Context, network peerNetwork, electors electors, logger *slog.Logger) *detector {
 	return &detector{network: network, electors: electors, logger: logger, ctx: ctx,
-		inquiries: map[metadata.NodeID]*inquiry{}, missed: map[transport.GroupID]raft.ServerID{}}
+		campaigns: make(chan struct{}, maxCampaigns), inquiries: map[metadata.NodeID]*inquiry{}, missed: map[transport.GroupID]raft.ServerID{}}
 }
 
 // run works until the context ends.
@@ -293,7 +304,7 @@ func (q *inquiry) round(wait time.Duration) time.Duration {
 	}
 	first := len(q.turns) == 0
 	q.ask()
-	elections := 0
+	elections, others := 0, time.Duration(len(q.asked)-1)*electionCost
 	for group, s := range q.asked {
 		rank, majority := s.rank()
 		if !majority {
@@ -303,16 +314,15 @@ func (q *inquiry) round(wait time.Duration) time.Duration {
 		if _, known := q.turns[group]; !known {
 			q.turns[group] = time.Now()
 		}
-		turn := time.Duration(rank) * secondChoice
+		turn := time.Duration(rank) * (secondChoice + others)
 		if left := time.Until(q.turns[group].Add(turn)); left > 0 {
 			wait = min(wait, left)
 			continue
 		}
-		q.turns[group] = time.Now().Add(campaignAgain - turn)
-		if q.stillMissed(s) {
-			s.elector.stand()
+		if q.stand(s) {
 			elections++
 		}
+		q.turns[group] = time.Now().Add(campaignAgain + others - turn)
 	}
 	if elections > 0 || first && len(q.turns) > 0 {
 		q.detector.logger.Info("a broker that led groups is down", "node", int32(q.node), "verdict", q.detector.network.Verdict(q.node).String(),
@@ -321,11 +331,22 @@ func (q *inquiry) round(wait time.Duration) time.Duration {
 	return wait
 }
 
-// stillMissed reports whether nobody was elected while we asked, and the old leader has
-// not come back.
-func (q *inquiry) stillMissed(s *suspected) bool {
+// stand has a replica campaign, if nobody was elected while we asked, and the old leader
+// has not come back. It waits while many others have yet to begin.
+func (q *inquiry) stand(s *suspected) bool {
+	d := q.detector
+	select {
+	case d.campaigns <- struct{}{}:
+	case <-d.ctx.Done():
+		return false
+	}
 	now, ok := s.elector.standing()
-	return ok && now.misses(s.leader) && q.detector.network.Verdict(q.node) != transport.Present
+	if !ok || !now.misses(s.leader) || d.network.Verdict(q.node) == transport.Present {
+		<-d.campaigns
+		return false
+	}
+	s.elector.stand(func() { <-d.campaigns })
+	return true
 }
 
 // suspect finds the groups that the node leads, as far as this one knows, and those

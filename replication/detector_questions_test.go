@@ -92,3 +92,52 @@ func TestSlowElectionsEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestManyElectionsAreNotOvertaken: a thousand elections at once take longer than one.
+// The second choice does not begin them anew.
+func TestManyElectionsAreNotOvertaken(t *testing.T) {
+	const groups = 1000
+	inBubble(t, 3, groups, func(w *watched) {
+		w.wins = func(r *watchedReplica) bool {
+			time.AfterFunc(1500*time.Millisecond, func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for _, n := range w.nodes {
+					n.replicas[r.state.Group.Partition].state.Leader = r.state.Replica
+				}
+			})
+			return false
+		}
+		w.fault(func() { w.kill(1) })
+		w.pass(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.stood) != groups {
+			t.Errorf("%d elections of %d groups", len(w.stood), groups)
+		}
+	})
+}
+
+// TestCampaignsThatDoNotBeginAreBounded: raft sits in a sync in every group. What waits
+// for it does not grow with the number of groups, and the others go on when it ends.
+func TestCampaignsThatDoNotBeginAreBounded(t *testing.T) {
+	const groups = 3 * maxCampaigns
+	inBubble(t, 3, groups, func(w *watched) {
+		var begun []func()
+		w.hangs = func(f func()) { begun = append(begun, f) }
+		w.fault(func() { w.kill(1) })
+		for _, want := range []int{maxCampaigns, 2 * maxCampaigns, groups} {
+			w.pass(100 * time.Millisecond)
+			w.mu.Lock()
+			if len(w.stood) != want {
+				t.Errorf("%d campaigns, want %d", len(w.stood), want)
+			}
+			ended := begun
+			begun = nil
+			w.mu.Unlock()
+			for _, f := range ended {
+				f()
+			}
+		}
+	})
+}

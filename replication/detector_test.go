@@ -26,6 +26,8 @@ type watched struct {
 	nodes   []*watchedNode // of node 1 and on
 	// wins says whether a replica that stands is elected.
 	wins func(*watchedReplica) bool
+	// hangs, unless nil, gets what is to be called when raft has begun.
+	hangs func(begun func())
 
 	mu    sync.Mutex // guards the replicas and what follows
 	stood []candidacy
@@ -104,6 +106,11 @@ func (w *watched) start(id metadata.NodeID, count, groups int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	d := newDetector(ctx, n, n.electors, slog.New(slog.DiscardHandler))
+	w.t.Cleanup(func() { // after the node was stopped
+		if waiting := len(d.campaigns); waiting > 0 {
+			w.t.Errorf("%d campaigns count as not begun for ever", waiting)
+		}
+	})
 	go func() {
 		defer close(n.ended)
 		d.run()
@@ -142,10 +149,15 @@ func (r *watchedReplica) standing() (standing, bool) {
 	return r.state, !r.silent
 }
 
-func (r *watchedReplica) stand() {
+func (r *watchedReplica) stand(begun func()) {
 	w := r.node.cluster
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.hangs == nil {
+		defer begun()
+	} else {
+		w.hangs(begun)
+	}
 	w.stood = append(w.stood, candidacy{r.node.id, r.state.Group.Partition, time.Since(w.began)})
 	won := w.wins(r)
 	for _, n := range w.nodes {

@@ -36,9 +36,9 @@ func (p *Partition) standing() (standing, bool) {
 }
 
 // stand implements elector.
-func (p *Partition) stand() {
-	if in := p.current(); in != nil {
-		p.startCampaign(in)
+func (p *Partition) stand(begun func()) {
+	if in := p.current(); in == nil || !p.startCampaign(in, begun) {
+		begun()
 	}
 }
 
@@ -59,19 +59,23 @@ func (m *MetaGroup) standing() (standing, bool) {
 }
 
 // stand implements elector.
-func (m *MetaGroup) stand() {
+func (m *MetaGroup) stand(begun func()) {
 	in := m.current()
 	if in == nil {
+		begun()
 		return
 	}
 	in.gate.Lock()
 	defer in.gate.Unlock()
-	if !in.closing && in.campaigning.CompareAndSwap(false, true) {
-		in.work.Go(func() {
-			defer in.campaigning.Store(false)
-			m.campaign(in)
-		})
+	if in.closing || !in.campaigning.CompareAndSwap(false, true) {
+		begun()
+		return
 	}
+	in.work.Go(func() {
+		defer begun()
+		defer in.campaigning.Store(false)
+		m.campaign(in)
+	})
 }
 
 // campaign asks raft for an election and returns when it has begun.

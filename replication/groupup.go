@@ -164,19 +164,24 @@ func (p *Partition) campaignIfFirst(expected func(raft.ServerID) bool) {
 	if !running || in == nil || !p.peers.shouldCampaign(own, p.members(), expected) {
 		return
 	}
-	p.startCampaign(in)
+	p.startCampaign(in, func() {})
 }
 
 // startCampaign asks raft for an election, unless it has been asked and has not
-// begun, and returns at once.
-func (p *Partition) startCampaign(in *instance) {
+// begun, and returns at once. ended is called when raft has begun, or will not; it is
+// not called where false is returned.
+func (p *Partition) startCampaign(in *instance, ended func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.retired || p.campaigning {
-		return // raft has been asked, or nobody is there to ask
+		return false // raft has been asked, or nobody is there to ask
 	}
 	p.campaigning = true
-	p.restarts.Go(func() { p.campaign(in) })
+	p.restarts.Go(func() {
+		defer ended()
+		p.campaign(in)
+	})
+	return true
 }
 
 // campaign asks raft for an election. One at a time runs for each replica; Close

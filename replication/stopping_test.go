@@ -57,8 +57,7 @@ func TestStoppingBrokerTakesNoLeadership(t *testing.T) {
 func TestRetiredReplicaStandsForNoElection(t *testing.T) {
 	p := &Partition{}
 	p.retire()
-	p.startCampaign(nil)
-	if p.campaigning {
+	if p.startCampaign(nil, func() {}) {
 		t.Error("it campaigns")
 	}
 }
