@@ -40,6 +40,9 @@ type SeedFile struct {
 // and the header of the segment after S, has everything up to S: that header holds
 // raft's configuration, the terms and the producers as of S. Indexes are not among
 // the files; they are made from the frames, as the first time.
+//
+// Where a trim has removed every sealed segment, S is the base of the log and the
+// header is all there is: the replica begins where its source does.
 type Seed struct {
 	// TopicID is the topic's identity.
 	TopicID segment.TopicID
@@ -73,7 +76,7 @@ func (s *Seed) Bytes() int64 {
 // sum may be relied upon.
 func (s *Seed) Check() error {
 	n := len(s.Files)
-	if n < 3 || n%2 == 0 || n > MaxSeedFiles {
+	if n%2 == 0 || n > MaxSeedFiles {
 		return fmt.Errorf("a seed of %d files", n)
 	}
 	if s.Partition < 0 || s.Index == 0 || s.Term > segment.MaxTerm {

@@ -27,21 +27,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // OpenSeed describes the log up to the end of a sealed segment as a seed, and opens
 // it for reading: at is the last index of that segment, or 0 for the last sealed
-// segment that is applied. ErrNotFound says that no applied segment ends there (also
-// when nothing is sealed yet: such a log is short, and raft sends all of it).
+// segment that is applied, or the base where trims have left none. ErrNotFound says
+// that no applied segment ends there (also when nothing is sealed yet and nothing was
+// trimmed: such a log is short, and raft sends all of it).
 func (l *Log) OpenSeed(at segment.Index) (*SeedSource, error) {
 	if err := l.usable(); err != nil {
 		return nil, err
 	}
 	l.mu.RLock()
-	n := l.seedEndLocked(at)
-	parts, start := l.parts[:n:n], l.start
-	var next *part
-	if n > 0 {
-		next = l.parts[n]
-	}
+	n, found := l.seedEndLocked(at)
+	parts, next, start := l.parts[:n:n], l.parts[n], l.start
 	l.mu.RUnlock()
-	if next == nil {
+	if !found {
 		return nil, fmt.Errorf("%w: no applied segment ends at entry %d", ErrNotFound, at)
 	}
 	s := &SeedSource{log: l, parts: parts, seed: Seed{
@@ -54,17 +51,31 @@ func (l *Log) OpenSeed(at segment.Index) (*SeedSource, error) {
 	return s, nil
 }
 
-// seedEndLocked is how many segments a seed that ends at an index has, 0 for none.
-// The segment after it must be there: its header holds the state as of the seed's
-// end. What is applied is committed, and is never cut.
-func (l *Log) seedEndLocked(at segment.Index) int {
-	for n := len(l.parts) - 1; n > 0; n-- {
+// seedEndLocked is how many segments a seed that ends at an index has. The segment
+// after it must be there: its header holds the state as of the seed's end. What is
+// applied is committed, and is never cut; a base is applied, since a trim removes
+// nothing else.
+func (l *Log) seedEndLocked(at segment.Index) (n int, found bool) {
+	for n := len(l.parts) - 1; n >= 0; n-- {
 		end := l.parts[n].index - 1
-		if end <= l.applied && (at == 0 || at == end) {
-			return n
+		if end > 0 && end <= l.applied && (at == 0 || at == end) {
+			return n, true
 		}
 	}
-	return 0
+	return 0, false
+}
+
+// SeedEnd is the newest S at which OpenSeed opens a seed, and the term of that entry;
+// false where there is none.
+func (l *Log) SeedEnd() (index segment.Index, term segment.Term, found bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n, found := l.seedEndLocked(0)
+	if !found || l.closed {
+		return 0, 0, false
+	}
+	h := l.parts[n].header
+	return h.PrevIndex(), h.PrevTerm, true
 }
 
 // describe reads the headers.
@@ -86,7 +97,10 @@ func (s *SeedSource) describe(next *part) error {
 	if err != nil {
 		return err
 	}
-	if h.PrevTerm != s.seed.Term {
+	if len(s.parts) == 0 {
+		s.seed.Term = h.PrevTerm
+	}
+	if h.PrevTerm != s.seed.Term || h.PrevIndex() != s.seed.Index {
 		return fmt.Errorf("%w: segment %d does not follow any more", ErrSeedChanged, next.base)
 	}
 	s.tail = data

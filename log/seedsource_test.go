@@ -166,3 +166,62 @@ func TestSeedOfTrimmedLog(t *testing.T) {
 	}
 	must(t, checkInvariants(r, all[r.FirstIndex()-1:seed.Index]))
 }
+
+// TestSeedOfALogWithoutSealedSegments: where a trim has left the last segment alone, the
+// seed is its header: the replica begins there, with the state as of the base.
+func TestSeedOfALogWithoutSealedSegments(t *testing.T) {
+	l := create(t, smallOptions(crashfs.New(1).Mount()))
+	defer l.Close()
+	for i := range 24 {
+		mustAppend(t, l, batchOfRecords(1, 1, 1900, uint64(i), int64(i)))
+	}
+	_, err := l.Apply(24)
+	must(t, err)
+	mustAppend(t, l, trimDraft(1, l.HighWatermark(), 24))
+	_, err = l.Apply(25)
+	must(t, err)
+	must(t, l.Reclaim())
+	if len(l.parts) != 1 {
+		t.Fatalf("%d segments are left", len(l.parts))
+	}
+	base := l.FirstIndex() - 1
+	source := openSeed(t, l, 0)
+	index, term, found := l.SeedEnd()
+	if seed := source.Seed(); seed.Index != base || len(seed.Files) != 1 || !found || index != base || term != seed.Term {
+		t.Fatalf("base %d, seed %+v, end %d of term %d, %v", base, seed, index, term, found)
+	}
+	for _, own := range []bool{false, true} {
+		o := replicaOptions(crashfs.New(2).Mount())
+		if own {
+			r, err := Create(o)
+			must(t, err)
+			mustAppend(t, r, batchOfRecords(1, 1, 1900, 0, 0))
+			must(t, r.Close())
+		}
+		must(t, copySeed(o, source, 3000))
+		r := open(t, o)
+		c := r.Checkpoint()
+		if r.FirstIndex() != base+1 || r.LastIndex() != base || r.LastTerm() != term || c.Index != base || r.HighWatermark() != r.NextOffset() || r.StartOffset() != r.NextOffset() {
+			t.Errorf("own log %v: entries %d to %d of term %d, checkpoint %+v, records %d to %d", own, r.FirstIndex(), r.LastIndex(), r.LastTerm(), c, r.StartOffset(), r.NextOffset())
+		}
+		frames, entries, err := l.ReadEntries(base+1, 100, 1<<20)
+		must(t, err)
+		for _, e := range entries {
+			mustAppend(t, r, draft{term: e.Term, kind: e.Kind, frame: frames[:e.Size]})
+			frames = frames[e.Size:]
+		}
+		if r.NextOffset() != l.NextOffset() || r.LastIndex() != l.LastIndex() {
+			t.Errorf("own log %v: it ends with entry %d at offset %d", own, r.LastIndex(), r.NextOffset())
+		}
+		must(t, r.Close())
+	}
+
+	short := create(t, smallOptions(crashfs.New(1).Mount()))
+	if _, _, found := short.SeedEnd(); found {
+		t.Error("a log that was never trimmed and has nothing sealed gives a seed")
+	}
+	must(t, short.Close())
+	if _, _, found := l.SeedEnd(); !found {
+		t.Error("no seed")
+	}
+}

@@ -270,7 +270,11 @@ func (s *Staging) writeHeader(data []byte) error {
 
 // takeTail keeps the header of the segment after the seed for Switch.
 func (s *Staging) takeTail(h *segment.FileHeader) error {
-	if err := s.follows(h, s.seed.Files[s.file].Base); err != nil {
+	err := s.follows(h, s.seed.Files[s.file].Base)
+	if err == nil && (h.PrevIndex() != s.seed.Index || h.PrevTerm != s.seed.Term) {
+		err = fmt.Errorf("it begins after entry %d of term %d, the seed ends with %d of %d", h.PrevIndex(), h.PrevTerm, s.seed.Index, s.seed.Term)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: header of segment %d: %w", ErrSeedDamaged, h.BaseOffset, err)
 	}
 	h.Seal, h.RoundLimit = nil, segment.MinRoundLimit
