@@ -12,6 +12,7 @@
 //	fsm.go frames.go votes.go          the log, the checkpoint, the state machine and the votes as raft sees them
 //	trim.go retention.go               moving the log start, and what has expired
 //	probation.go                       a replica that may have lost the end of its log
+//	seed.go                            a replica below its leader's log gets it as files
 //	leaders.go gossip.go groupup.go    who leads what, told from node to node
 //	detector.go electors.go            a node that has died, and elections for all that it led
 //	transfer.go move.go balance.go     moving leadership: from any node, back by itself,
@@ -41,7 +42,7 @@
 // replica, reads whole logs at start and takes an accepted Apply for a known
 // position. Here the log is the data, so: DeleteRange cuts suffixes only and
 // nothing that is committed; there are no snapshots, only the checkpoint at which
-// NewRaft starts; an append that failed poisons the instance, because raft's own
+// NewRaft starts, and the S of a seed; an append that failed poisons the instance, because raft's own
 // idea of its last entry is wrong from then on, and a new instance is started.
 //
 // # What a trim may remove
@@ -49,12 +50,19 @@
 // The leader proposes "log start = X" (Partition.Trim for DeleteRecords, the retainer
 // for retention); readers see it when it is applied. A trim also names the last entry
 // whose segment may be removed from the disk: the last that every member of the group,
-// learners included, has acknowledged to this leader in this term. Nobody ever asks for
-// an entry below it, and so none has to be installed over a replica. The price: a member
-// that stays away holds the files of its groups back on all the others, and retention
-// with them, until it is back or removed from the group. That is logged once an hour.
-// After a change of leadership nothing is removed until every member has acknowledged
-// something to the new one.
+// learners included, has acknowledged to this leader in this term. Nobody who is there
+// ever asks for an entry below it. A member that has said nothing for an hour
+// (Config.RetentionWait) is not waited for: it comes back below the leader's log, and
+// is seeded. After a change of leadership nothing is removed until every member has
+// acknowledged something to the new one, or the hour is over.
+//
+// # Seeding
+//
+// A leader whose follower needs an entry that was trimmed says "get everything up to
+// S", the end of its last sealed segment; the follower copies the segments as files
+// (package seeding), puts them in the place of its log with one rename, starts a new
+// raft instance on them, and AppendEntries brings the rest. seed.go has the argument
+// why nothing is lost by it.
 //
 // # Which replica may speak
 //

@@ -84,7 +84,7 @@ func TestFollowerAfterFailedSync(t *testing.T) {
 	}
 	failing.start()
 	away.start()
-	if found := values(t, g.leader().partition.log); found[result.Base] != 2 {
+	if found := values(t, g.leader().partition.Log()); found[result.Base] != 2 {
 		t.Errorf("offset %d was acknowledged, after a power cut there is %v", result.Base, found)
 	}
 }

@@ -103,8 +103,8 @@ func (p *Partition) status() (transport.GroupUp, bool) {
 	return transport.GroupUp{
 		Group:     p.group,
 		Replica:   p.local,
-		LastTerm:  p.log.LastTerm(),
-		LastIndex: p.log.LastIndex(),
+		LastTerm:  p.Log().LastTerm(),
+		LastIndex: p.Log().LastIndex(),
 		Term:      segment.Term(in.raft.CurrentTerm()),
 		Leader:    leader,
 		Probation: p.probation.doubt(),

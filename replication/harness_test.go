@@ -49,6 +49,8 @@ type trio struct {
 	// segmentBytes is the size of a segment.
 	segmentBytes int64
 	timings      Timings
+	// patience is how long trims wait for a member; an hour without.
+	patience time.Duration
 }
 
 // trioNode is one of the three.
@@ -173,17 +175,19 @@ func (n *trioNode) start() {
 	mux := transport.New(transport.Config{Listener: listener, Dial: n.trio.network.Dialer(transporttest.Host(n.address)),
 		Identity: func() transport.Identity { return identity }, Logger: slog.New(slog.DiscardHandler)})
 	router := transport.NewRouter(transport.RouterConfig{Server: mux, OnGroupUp: n.heard})
+	giveSeeds(mux.Handle, 1<<30, func(transport.GroupID) *Partition {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.partition
+	})
 	logger := slog.New(slog.DiscardHandler)
 	if n.logs != nil {
 		logger = slog.New(slog.NewTextHandler(n.logs, nil))
 	}
 	p, err := startPartition(partitionConfig{
 		group: n.trio.group, topic: "events", local: transport.ServerID(n.id, n.replica.Incarnation),
-		replicas: n.trio.topic.Partitions[0].Replicas, log: l, stable: votes.Group(n.trio.group),
-		timings: n.trio.timings.withDefaults(), logger: logger,
-		facade: func() (*transport.Facade, error) {
-			return newFacade(n.trio.group, transport.ServerID(n.id, n.replica.Incarnation), mux, l, slog.New(slog.DiscardHandler))
-		},
+		replicas: n.trio.topic.Partitions[0].Replicas, opened: l, options: n.logOptions(disk), stable: votes.Group(n.trio.group),
+		timings: n.trio.timings.withDefaults(), logger: logger, network: mux, patience: orDefault(n.trio.patience, time.Hour), intake: newSeedIntake(1 << 30),
 		register: router.Register,
 		fatal: func(err error) {
 			n.mu.Lock()
@@ -304,11 +308,11 @@ func (g *trio) inStep() {
 			if p == nil {
 				continue
 			}
-			last := p.log.LastIndex()
+			last := p.Log().LastIndex()
 			if i > 0 && index != 0 && last != index {
 				return false
 			}
-			if !appliedAll(p.log) {
+			if !appliedAll(p.Log()) {
 				return false
 			}
 			index = last

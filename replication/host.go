@@ -54,6 +54,12 @@ type Config struct {
 	// RetentionInterval is how often retention looks for what has expired; 5 minutes
 	// without.
 	RetentionInterval time.Duration
+	// RetentionWait is how long trims keep files for a member that acknowledges nothing;
+	// then it is seeded when it is back. An hour without.
+	RetentionWait time.Duration
+	// SeedRate bounds, in bytes a second, what this node gives to replicas that are
+	// seeded, and what it takes in for its own; 64 MiB without.
+	SeedRate int64
 	// CacheBytes bounds the node's tail cache; 64 MiB without.
 	CacheBytes int64
 	// OpenFiles bounds the sealed segments kept open; 1,024 without.
@@ -69,8 +75,10 @@ type Config struct {
 }
 
 const (
-	defaultCacheBytes = 64 << 20
-	defaultOpenFiles  = 1024
+	defaultCacheBytes    = 64 << 20
+	defaultOpenFiles     = 1024
+	defaultSeedRate      = 64 << 20
+	defaultRetentionWait = time.Hour
 )
 
 // Host runs the replicas of one node and its part of the metadata group. All
@@ -91,6 +99,7 @@ type Host struct {
 	leaders  *leaderTable
 	watchers watchers
 	retainer *retainer
+	seedsIn  *seedIntake
 
 	mu         sync.RWMutex
 	partitions map[transport.GroupID]*Partition
@@ -168,6 +177,11 @@ func (h *Host) openParts(ctx context.Context) (err error) {
 	h.router = transport.NewRouter(transport.RouterConfig{Server: h.mux, OnGroupUp: h.hearGroupUp})
 	h.mux.Handle(transport.MethodGossip, h.handleGossip)
 	h.mux.Handle(transport.MethodMoveLeader, h.handleMoveLeader)
+	h.seedsIn = newSeedIntake(orDefault(c.SeedRate, defaultSeedRate))
+	giveSeeds(h.mux.Handle, orDefault(c.SeedRate, defaultSeedRate), func(group transport.GroupID) *Partition {
+		p, _ := h.Partition(group.Topic, group.Partition)
+		return p
+	})
 	h.meta, err = OpenMetaGroup(ctx, MetaConfig{
 		FS: c.FS, Dir: filepath.Join(c.DataDir, "metadata"), Node: h.node, Mux: h.mux, Router: h.router,
 		Stores: c.MetaStores, Join: c.Join, FoundWithout: c.FoundWithout, RPCAddress: c.RPCAddress,

@@ -29,6 +29,7 @@ type hosts struct {
 	// policy and retentionInterval of all nodes, for starts to come.
 	policy            func(*metadata.Topic) Policy
 	retentionInterval time.Duration
+	retentionWait     time.Duration
 	balance           Balance
 }
 
@@ -92,7 +93,7 @@ func (n *hostNode) start() {
 		RPCAddress: hostAddress(n.id), KafkaAddress: fmt.Sprintf("broker%d:9092", n.id), Join: list,
 		MetaStores: func(fsys vfs.FS, dir string) (MetaStores, error) { return metamodel.Open(fsys, dir) },
 		Timings:    t.timings, Balance: t.balance,
-		Policy: t.policy, RetentionInterval: t.retentionInterval,
+		Policy: t.policy, RetentionInterval: t.retentionInterval, RetentionWait: t.retentionWait,
 		Logger: slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Fatal:  func(err error) { t.Logf("node %d: fatal: %v", n.id, err) },
 	})

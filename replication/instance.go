@@ -105,17 +105,18 @@ func (p *Partition) newInstance() (in *instance, err error) {
 		stopped:   make(chan struct{}),
 	}
 	in.unanswered.answer = in.answer
-	if in.facade, err = p.facade(); err != nil {
+	l := p.Log() // for the life of the instance
+	if in.facade, err = p.facade(l); err != nil {
 		return nil, err
 	}
 	in.facade.WithholdVotes(p.probation.withholds())
-	in.store = &logStore{log: p.log, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
-		watch:    newStoreWatch(p.log.Steps, in.diskHangs),
+	in.store = &logStore{log: l, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
+		watch:    newStoreWatch(l.Steps, in.diskHangs),
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
-	snapshots := &snapshotStore{checkpoint: p.log.AppliedState()}
-	machine := &fsm{log: p.log, disk: &in.disk, moved: in.moved, stop: p.poisoned}
-	if p.trimmed != nil {
-		machine.trimmed = func() { p.trimmed(p) }
+	snapshots := &snapshotStore{log: l, checkpoint: l.AppliedState()}
+	machine := &fsm{log: l, disk: &in.disk, moved: in.moved, stop: p.poisoned}
+	if p.tidy != nil {
+		machine.trimmed = func() { p.tidy(p) }
 	}
 	stable := stableStore{p.stable, &in.disk, &in.store.poisoned, &snapshots.started, in.termFailed}
 	config := raftConfig(p.local, p.timings, raftLogger(p.logger, p.topic, p.group.Partition), in.notify)
@@ -256,7 +257,7 @@ func (in *instance) barrierPassed(future raft.Future) {
 		return
 	}
 	seen := in.partition.leadership.Load() // before raft's state: see ready
-	info, err := in.partition.log.Info(segment.Index(indexed.Index()))
+	info, err := in.partition.Log().Info(segment.Index(indexed.Index()))
 	if err != nil || in.raft.State() != raft.Leader || in.raft.CurrentTerm() != uint64(info.Term) {
 		return
 	}
@@ -266,8 +267,13 @@ func (in *instance) barrierPassed(future raft.Future) {
 }
 
 // moved follows the state machine: what was applied was committed, which the
-// followers should hear of soon.
-func (in *instance) moved() { in.facade.CommitMoved() }
+// followers should hear of soon. A replica that applies something needs no seed.
+func (in *instance) moved() {
+	in.facade.CommitMoved()
+	if p := in.partition; p.leftover.Load() && p.tidy != nil {
+		p.tidy(p)
+	}
+}
 
 // termFailed ends the broker: a term that cannot be stored is a disk that cannot
 // be trusted.

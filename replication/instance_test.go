@@ -205,12 +205,12 @@ func TestCommittedAndNotYetAppliedIsNotCut(t *testing.T) {
 		append300K()
 	}
 	eventually(t, "a checkpoint that waits", func() bool { return stall.Fired() > 0 })
-	l, in := follower.partition.log, follower.partition.current()
+	l, in := follower.partition.Log(), follower.partition.current()
 	applied := l.Applied()
 	append300K()
 	eventually(t, "a commit index above what is applied", func() bool { return in.raft.CommitIndex() > uint64(applied) })
 	append300K() // the request after the one that brought the commit index
-	eventually(t, "the next request", func() bool { return l.LastIndex() == leader.partition.log.LastIndex() })
+	eventually(t, "the next request", func() bool { return l.LastIndex() == leader.partition.Log().LastIndex() })
 	if err := l.CutFrom(applied + 1); !errors.Is(err, log.ErrCommitted) {
 		t.Errorf("cutting entry %d of %d committed ones: %v", applied+1, in.raft.CommitIndex(), err)
 	}
@@ -233,8 +233,8 @@ func TestNewInstanceReadsNothingThatWasApplied(t *testing.T) {
 	}
 	_, err := await(ctx, last)
 	must(t, err)
-	old, durable := p.current(), p.log.Checkpoint().Index
-	if applied := p.log.Applied(); applied < durable+2000 {
+	old, durable := p.current(), p.Log().Checkpoint().Index
+	if applied := p.Log().Applied(); applied < durable+2000 {
 		t.Fatalf("the checkpoint is at %d, %d is applied: this test shows nothing", durable, applied)
 	}
 	n.fs.Inject(crashfs.Fault{Op: crashfs.OpWrite, PathContains: "/topics/", Err: vfs.ErrNoSpace, Nth: 1})
@@ -257,8 +257,8 @@ func TestDamageAtTheNextInstanceStopsTheReplica(t *testing.T) {
 	g := newTrio(t)
 	n := g.leader()
 	p := n.partition
-	p.facade = func() (*transport.Facade, error) {
-		return nil, fmt.Errorf("read its log: %w", &log.CorruptionError{File: "00000000000000000000.log"})
+	p.register = func(*transport.Facade) error {
+		return fmt.Errorf("read its log: %w", &log.CorruptionError{File: "00000000000000000000.log"})
 	}
 	p.replaceInstance(log.ErrNoSpace)
 	p.restarts.Wait()
@@ -302,8 +302,8 @@ func TestEntryThatDoesNotFitStopsTheReplica(t *testing.T) {
 	leader := g.leader()
 	g.inStep()
 	p := g.nodes[int(leader.id)%3].partition
-	in, end := p.current(), p.log.LastIndex()
-	if err := in.store.StoreLog(command(uint64(end)+2, uint64(leader.role().Term), p.log.NextOffset(), 1)); !errors.Is(err, log.ErrMismatch) {
+	in, end := p.current(), p.Log().LastIndex()
+	if err := in.store.StoreLog(command(uint64(end)+2, uint64(leader.role().Term), p.Log().NextOffset(), 1)); !errors.Is(err, log.ErrMismatch) {
 		t.Fatalf("an entry behind a gap: %v, want %v", err, log.ErrMismatch)
 	}
 	p.restarts.Wait()
@@ -339,12 +339,12 @@ func TestRaftNeverTrimsNorTakesSnapshots(t *testing.T) {
 func TestNewInstanceIsTriedAgain(t *testing.T) {
 	g := newTrio(t)
 	p := g.leader().partition
-	facade, tries := p.facade, 0
-	p.facade = func() (*transport.Facade, error) {
+	register, tries := p.register, 0
+	p.register = func(f *transport.Facade) error {
 		if tries++; tries == 1 {
-			return nil, syscall.EMFILE
+			return syscall.EMFILE
 		}
-		return facade()
+		return register(f)
 	}
 	p.replaceInstance(log.ErrNoSpace)
 	p.restarts.Wait()

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"errors"
+	"io"
 	"sync/atomic"
 	"testing"
 
@@ -162,10 +163,14 @@ func TestPoisonedInstanceNeitherCutsNorVotes(t *testing.T) {
 }
 
 // TestCheckpointIsASnapshotOnlyAtStart: listed later, raft would send it to a
-// follower that lacks what is before it.
+// follower that lacks what is before it. Then only the end of a sealed segment is, of
+// the log as it is, without content.
 func TestCheckpointIsASnapshotOnlyAtStart(t *testing.T) {
 	configuration := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/a", Address: "1/a"}}})
-	s := &snapshotStore{checkpoint: log.Checkpoint{Index: 7, Term: 3, Configuration: configuration, ConfigurationIndex: 1}}
+	l, err := log.Create(log.Options{FS: crashfs.New(1).Mount(), Dir: "/replica", Identity: log.Identity{Cluster: "c", Incarnation: 1}, SegmentBytes: 1 << 10})
+	must(t, err)
+	defer l.Close()
+	s := &snapshotStore{log: l, checkpoint: log.Checkpoint{Index: 7, Term: 3, Configuration: configuration, ConfigurationIndex: 1}}
 	listed, err := s.List()
 	must(t, err)
 	if len(listed) != 1 || listed[0].Index != 7 || listed[0].Term != 3 || listed[0].ConfigurationIndex != 1 || len(listed[0].Configuration.Servers) != 1 {
@@ -173,10 +178,34 @@ func TestCheckpointIsASnapshotOnlyAtStart(t *testing.T) {
 	}
 	s.started.Store(true)
 	if listed, err = s.List(); err != nil || len(listed) != 0 {
-		t.Errorf("afterwards: %+v, %v", listed, err)
+		t.Errorf("with nothing sealed: %+v, %v", listed, err)
 	}
-	if _, _, err := s.Open("checkpoint"); !errors.Is(err, errNoSnapshots) {
-		t.Errorf("Open: %v", err)
+	for range 40 {
+		a := l.Begin()
+		frame := batch(-1, -1, -1, 1)
+		segment.Stamp(frame, a.NextOffset(), 5)
+		must(t, a.Stage(log.Entry{Index: a.NextIndex(), Term: 5, Kind: segment.KindRecords, Frame: frame}))
+		must(t, a.Commit())
+	}
+	if listed, err = s.List(); err != nil || len(listed) != 0 {
+		t.Errorf("with nothing applied: %+v, %v", listed, err)
+	}
+	_, err = l.Apply(30)
+	must(t, err)
+	if listed, err = s.List(); err != nil || len(listed) != 1 || listed[0].Index == 0 || listed[0].Index > 30 || listed[0].Term != 5 || listed[0].Size != 0 {
+		t.Fatalf("afterwards: %+v, %v", listed, err)
+	}
+	meta, content, err := s.Open(listed[0].ID)
+	must(t, err)
+	if b, err := io.ReadAll(content); meta.Index != listed[0].Index || len(b) != 0 || err != nil {
+		t.Errorf("opened %+v with %d bytes, %v", meta, len(b), err)
+	}
+	_, err = l.Apply(40)
+	must(t, err)
+	for _, id := range []string{listed[0].ID, "checkpoint"} {
+		if _, _, err := s.Open(id); err == nil {
+			t.Errorf("%s was opened, which is not the newest", id)
+		}
 	}
 	if _, err := s.Create(1, 1, 1, raft.Configuration{}, 1, nil); !errors.Is(err, errNoSnapshots) {
 		t.Errorf("Create: %v", err)

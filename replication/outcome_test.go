@@ -69,10 +69,10 @@ func TestLostLeadershipIsUnknown(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), testWait)
 	defer cancel()
-	last := n.partition.log.LastIndex()
+	last := n.partition.Log().LastIndex()
 	p := n.partition.Propose(ctx, batch(-1, -1, -1, 77), Guard{})
 	eventually(t, "the entry at both followers", func() bool {
-		return next.partition.log.LastIndex() > last && other.partition.log.LastIndex() > last
+		return next.partition.Log().LastIndex() > last && other.partition.Log().LastIndex() > last
 	})
 	eventually(t, "the next leader", func() bool {
 		if in := next.partition.current(); in != nil && !next.role().Leader {
@@ -84,7 +84,7 @@ func TestLostLeadershipIsUnknown(t *testing.T) {
 	if !errors.Is(err, ErrUnknownOutcome) || errors.Is(err, ErrNotLeader) {
 		t.Errorf("the old leader said %v, want %v", err, ErrUnknownOutcome)
 	}
-	read := values(t, next.partition.log)
+	read := values(t, next.partition.Log())
 	if len(read) != 1 || read[0] != 77 {
 		t.Fatalf("the next leader has %v: the test proves nothing", read)
 	}

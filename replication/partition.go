@@ -34,23 +34,27 @@ type partitionConfig struct {
 	topic     string
 	local     raft.ServerID      // this replica
 	replicas  []metadata.Replica // in preference order
-	log       *log.Log           // owned by the partition from here on
+	opened    *log.Log           // owned by the partition from here on, see Partition.Log
+	options   log.Options        // with which it was opened
 	stable    raft.StableStore   // term and vote of this group
 	timings   Timings            // of raft
 	logger    *slog.Logger
-	facade    func() (*transport.Facade, error) // a new transport for each instance
-	register  func(*transport.Facade) error     // lets it take part
-	up        func(metadata.NodeID) bool        // whether a node is connected
-	fatal     func(error)                       // the disk can no longer be trusted
-	announce  func(*Partition)                  // leadership or in-sync set may have changed
-	restarted func(*Partition)                  // a new instance runs: the peers should hear "group up"
-	trimmed   func(*Partition)                  // a trim was applied: space can be freed; must not wait
+	network   transport.Network             // to the other nodes
+	intake    *seedIntake                   // limits of the seeds that this node takes in
+	patience  time.Duration                 // how long files are kept for a member that is away
+	register  func(*transport.Facade) error // lets it take part
+	up        func(metadata.NodeID) bool    // whether a node is connected
+	fatal     func(error)                   // the disk can no longer be trusted
+	announce  func(*Partition)              // leadership or in-sync set may have changed
+	restarted func(*Partition)              // a new instance runs: the peers should hear "group up"
+	tidy      func(*Partition)              // space may be freed, by a trim or of a copy that is not needed; must not wait
 }
 
 // Partition is this node's replica of one partition. All methods may be called
 // concurrently.
 type Partition struct {
 	partitionConfig
+	log       atomic.Pointer[log.Log] // replaced by a seed, see seed.go
 	queue     *queue
 	peers     upPeers
 	proposals *proposalTable
@@ -63,10 +67,15 @@ type Partition struct {
 	mu          sync.Mutex // guards what follows and restarts; never held while raft is called
 	instance    *instance
 	closed      bool
-	campaigning bool // a goroutine of restarts asks raft for an election
-	retired     bool // the node stops: it stands for no election
+	campaigning bool     // a goroutine of restarts asks raft for an election
+	retired     bool     // the node stops: it stands for no election
+	seeding     *seedJob // the last one
+
+	staging  sync.Mutex  // held while the folder of a seed is used
+	leftover atomic.Bool // there may be such a folder that nobody uses
 
 	leadership atomic.Pointer[Leadership]
+	ledSince   atomic.Pointer[time.Time] // when the present or last leadership began
 	failure    atomic.Pointer[error]
 	trimming   atomic.Pointer[Proposal] // the last trim that retention proposed
 	heldBack   bool                     // retention waited for a member at its last check; the retainer's alone
@@ -89,14 +98,16 @@ func startPartition(config partitionConfig) (*Partition, error) {
 		hold:            make(chan struct{}, 1),
 		stop:            make(chan struct{}),
 	}
+	p.log.Store(config.opened)
+	p.leftover.Store(true) // of the process before
 	p.queue = newQueue(func() { p.draining.Go(p.drain) })
 	p.leadership.Store(&Leadership{})
 	if err := p.beginProbation(); err != nil {
-		return nil, errors.Join(err, p.log.Close())
+		return nil, errors.Join(err, p.Log().Close())
 	}
 	in, err := p.newInstance()
 	if err != nil {
-		return nil, errors.Join(err, p.log.Close())
+		return nil, errors.Join(err, p.Log().Close())
 	}
 	p.run(in)
 	if p.probation.doubt() != 0 {
@@ -128,9 +139,11 @@ func (p *Partition) run(in *instance) {
 	}
 }
 
-// Log is the partition's log. Reading it beyond what Leadership allows is the
-// caller's mistake.
-func (p *Partition) Log() *log.Log { return p.log }
+// Log is the partition's log as it is now. On a replica that is seeded another one
+// takes its place; the old one is closed then, its reads fail with log.ErrClosed, and
+// slices that were read from it stay good. Reading it beyond what Leadership allows is
+// the caller's mistake.
+func (p *Partition) Log() *log.Log { return p.log.Load() }
 
 // Topic is the name of the topic, ID its group.
 func (p *Partition) Topic() string { return p.topic }
@@ -232,6 +245,9 @@ func (p *Partition) settle(proposal *Proposal, result Result, err error) {
 func (p *Partition) lead(l Leadership) {
 	if *p.leadership.Load() == l {
 		return
+	}
+	if now := time.Now(); l.Leader {
+		p.ledSince.Store(&now)
 	}
 	p.leadership.Store(&l)
 	p.announce(p)
@@ -343,6 +359,9 @@ func (p *Partition) Close() error {
 	}
 	p.closed = true
 	in := p.instance
+	if p.seeding != nil {
+		p.seeding.cancel()
+	}
 	p.mu.Unlock()
 
 	p.queue.close(ErrClosed)
@@ -353,5 +372,5 @@ func (p *Partition) Close() error {
 	p.draining.Wait() // nothing is queued any more, so that it starts no more
 	p.restarts.Wait()
 	p.lead(Leadership{})
-	return p.log.Close()
+	return p.Log().Close()
 }

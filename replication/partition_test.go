@@ -161,7 +161,7 @@ func TestFollowerReturns(t *testing.T) {
 	follower.start()
 	back := time.Now()
 	eventually(t, "the follower to catch up", func() bool {
-		return follower.partition.log.HighWatermark()+50 > n.partition.log.HighWatermark()
+		return follower.partition.Log().HighWatermark()+50 > n.partition.Log().HighWatermark()
 	})
 	t.Logf("caught up %v after its start", time.Since(back).Round(time.Millisecond))
 	w.finish()
@@ -182,7 +182,7 @@ func TestGuardOfATerm(t *testing.T) {
 	if !errors.As(err, &void) || void.Void.Code != segment.VoidStaleTerm {
 		t.Errorf("proposal of an older term: %v, want a void for the stale term", err)
 	}
-	if got := values(t, n.partition.log); len(got) != 1 || got[0] != 1 {
+	if got := values(t, n.partition.Log()); len(got) != 1 || got[0] != 1 {
 		t.Errorf("the log holds %v, want only value 1 at offset 0", got)
 	}
 }

@@ -16,7 +16,7 @@ func (in *instance) judgedEarly(p *Proposal) bool {
 		return false
 	}
 	partition := in.partition
-	batch := partition.log.Begin()
+	batch := partition.Log().Begin()
 	verdict := batch.Judge(p.header)
 	batch.Abort()
 	partition.proposals.mu.Lock()

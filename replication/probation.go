@@ -70,7 +70,7 @@ func (b *probation) withholds() bool { return b.since.Load() != 0 && !b.waived.L
 // instance. The term is durable before anything is acknowledged in it, so no leader
 // of a later one was told anything by the log as it was.
 func (p *Partition) beginProbation() error {
-	recovery := p.log.Recovery()
+	recovery := p.Log().Recovery()
 	if !recovery.Uncertain {
 		return nil
 	}
@@ -78,9 +78,9 @@ func (p *Partition) beginProbation() error {
 	if err != nil && !errors.Is(err, errNotFound) {
 		return fmt.Errorf("term of a replica on probation: %w", err)
 	}
-	p.probation.since.Store(max(1, term, uint64(p.log.LastTerm())))
+	p.probation.since.Store(max(1, term, uint64(p.Log().LastTerm())))
 	p.logger.Warn("replica gives no votes until a leader has brought it up to date: the end of its log was cut, and may have been acknowledged",
-		"topic", p.topic, "partition", p.group.Partition, "dir", p.log.Dir(), "bytes", recovery.CutBytes, "term", term)
+		"topic", p.topic, "partition", p.group.Partition, "dir", p.Log().Dir(), "bytes", recovery.CutBytes, "term", term)
 	return nil
 }
 
@@ -127,7 +127,7 @@ func (p *Partition) settled(in *instance) bool {
 	if !brought && !leads {
 		return false
 	}
-	if err := p.log.SettleEnd(); err != nil {
+	if err := p.Log().SettleEnd(); err != nil {
 		if fatal := new(log.FatalError); errors.As(err, &fatal) {
 			p.fatal(err)
 		}
@@ -136,7 +136,7 @@ func (p *Partition) settled(in *instance) bool {
 	}
 	if leads {
 		p.logger.Warn("replica leads although the end of its log was cut, since no other could: acknowledged records may be lost",
-			"topic", p.topic, "partition", p.group.Partition, "dir", p.log.Dir(), "term", own.Term)
+			"topic", p.topic, "partition", p.group.Partition, "dir", p.Log().Dir(), "term", own.Term)
 	} else {
 		p.logger.Info("replica is no longer on probation: a leader has brought it up to date",
 			"topic", p.topic, "partition", p.group.Partition, "term", term)
@@ -152,7 +152,7 @@ func (p *Partition) settled(in *instance) bool {
 func (p *Partition) waiveProbation(in *instance) {
 	p.probation.waived.Store(true)
 	p.logger.Warn("replica votes although the end of its log was cut: the others cannot elect a leader without it",
-		"topic", p.topic, "partition", p.group.Partition, "dir", p.log.Dir())
+		"topic", p.topic, "partition", p.group.Partition, "dir", p.Log().Dir())
 	in.facade.WithholdVotes(false)
 	p.standForElection()
 }
@@ -169,7 +169,7 @@ func (p *Partition) broughtUp(in *instance) (segment.Term, bool) {
 	}
 	// Learned from a leader of this term or of an earlier one: an entry of this very
 	// term can have been committed by its leader alone.
-	info, err := p.log.Info(segment.Index(in.raft.CommitIndex()))
+	info, err := p.Log().Info(segment.Index(in.raft.CommitIndex()))
 	if err != nil || uint64(info.Term) != term || in.raft.CurrentTerm() != term {
 		return 0, false
 	}

@@ -18,7 +18,7 @@ func (n *trioNode) loseEnd() {
 	t := n.trio.t
 	t.Helper()
 	n.mu.Lock()
-	end := n.partition.log.Size()
+	end := n.partition.Log().Size()
 	n.mu.Unlock()
 	n.fs.Crash(crashfs.CrashOptions{Keep: crashfs.KeepNothing})
 	n.stop()
@@ -52,7 +52,7 @@ func (n *trioNode) holds(value uint64) bool {
 	n.mu.Lock()
 	p := n.partition
 	n.mu.Unlock()
-	for _, v := range values(n.trio.t, p.log) {
+	for _, v := range values(n.trio.t, p.Log()) {
 		if v == value {
 			return true
 		}

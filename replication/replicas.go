@@ -1,10 +1,7 @@
 package replication
 
 import (
-	"log/slog"
 	"sync"
-
-	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/log"
 	"github.com/millrace/millrace/replication/metadata"
@@ -42,7 +39,7 @@ func (h *Host) setPartition(p *Partition) {
 	h.mu.Lock()
 	h.partitions[p.group] = p
 	h.mu.Unlock()
-	h.retainer.trimmed(p) // a crash may have left something to free
+	h.retainer.tidy(p) // a crash may have left something to free
 	h.tellPeers(p)
 }
 
@@ -105,33 +102,33 @@ func (h *Host) partitionsOf(id segment.TopicID) []*Partition {
 
 // partitionConfig binds a replica to this node.
 func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
-	local := transport.ServerID(a.replica.Node, a.replica.Incarnation)
 	return partitionConfig{
-		group:    a.group(),
-		topic:    a.topic.Name,
-		local:    local,
-		replicas: a.topic.Partitions[a.partition].Replicas,
-		log:      l,
-		stable:   h.votes.Group(a.group()),
-		timings:  h.config.Timings,
-		logger:   h.logger,
-		fatal:    h.fatal,
-		announce: h.announce,
-		facade: func() (*transport.Facade, error) {
-			return newFacade(a.group(), local, h.mux, l, h.logger)
-		},
+		group:     a.group(),
+		topic:     a.topic.Name,
+		local:     transport.ServerID(a.replica.Node, a.replica.Incarnation),
+		replicas:  a.topic.Partitions[a.partition].Replicas,
+		opened:    l,
+		options:   h.logOptions(a),
+		stable:    h.votes.Group(a.group()),
+		timings:   h.config.Timings,
+		logger:    h.logger,
+		fatal:     h.fatal,
+		announce:  h.announce,
+		network:   h.mux,
+		intake:    h.seedsIn,
+		patience:  orDefault(h.config.RetentionWait, defaultRetentionWait),
 		register:  h.router.Register,
 		up:        h.mux.Up,
 		restarted: h.tellPeers,
-		trimmed:   h.retainer.trimmed,
+		tidy:      h.retainer.tidy,
 	}
 }
 
-// newFacade makes the transport of one raft instance on a partition's log.
-func newFacade(group transport.GroupID, local raft.ServerID, network transport.Network, l *log.Log, logger *slog.Logger) (*transport.Facade, error) {
+// facade makes the transport of one raft instance on a log of the partition.
+func (p *Partition) facade(l *log.Log) (*transport.Facade, error) {
 	return transport.NewFacade(transport.FacadeConfig{
-		Group: group, LocalID: local, Network: network, Source: frames{l},
-		LastKnownCommitted: l.Applied, Base: func() segment.Index { return l.FirstIndex() - 1 }, OnCommitted: l.NoteCommitted, Logger: logger,
+		Group: p.group, LocalID: p.local, Network: p.network, Source: frames{l}, LastKnownCommitted: l.Applied,
+		Base: func() segment.Index { return l.FirstIndex() - 1 }, OnCommitted: l.NoteCommitted, Seed: p.seed, Logger: p.logger,
 	})
 }
 

@@ -40,9 +40,9 @@ const (
 //
 // Where this node leads, it proposes a trim for what has expired; where a trim was
 // applied, leader or not, it frees the space. A trim removes nothing that some member
-// of the group has not acknowledged, so that a member that stays away holds the files
-// of its groups back on every replica, and retention by time and size waits for it;
-// that is logged once an hour.
+// of the group has not acknowledged, so that a member that is away holds the files of
+// its groups back on every replica, and retention by time and size waits for it, for as
+// long as Config.RetentionWait; that is logged once an hour.
 type retainer struct {
 	host  *Host
 	clock clockWatch
@@ -59,8 +59,8 @@ func newRetainer(h *Host) *retainer {
 		poke: make(chan struct{}, 1), reported: -heldBackInterval}
 }
 
-// trimmed notes that a partition may have something to free. It does not wait.
-func (r *retainer) trimmed(p *Partition) {
+// tidy notes that a partition may have something to free. It does not wait.
+func (r *retainer) tidy(p *Partition) {
 	r.mu.Lock()
 	r.pending[p] = struct{}{}
 	r.mu.Unlock()
@@ -94,8 +94,9 @@ func (r *retainer) reclaim() {
 	r.pending = map[*Partition]struct{}{}
 	r.mu.Unlock()
 	for p := range pending {
+		p.tidyStaging()
 		var fatal *log.FatalError
-		switch err := p.log.Reclaim(); {
+		switch err := p.Log().Reclaim(); {
 		case err == nil || errors.Is(err, log.ErrClosed):
 		case errors.As(err, &fatal):
 			r.host.fatal(err)
@@ -134,15 +135,15 @@ func (p *Partition) retain(policy Policy, now time.Time, held *heldBack) {
 		return
 	}
 	through, slowest := p.acknowledged(role.Term)
-	start, waits := p.log.StartOffset(), false
+	start, waits := p.Log().StartOffset(), false
 	if policy.Delete {
-		start, waits = p.log.Expired(policy.Retention, now, through)
+		start, waits = p.Log().Expired(policy.Retention, now, through)
 	}
 	if waits && p.heldBack { // for longer than an acknowledgement takes
 		held.add(p, slowest)
 	}
 	p.heldBack = waits
-	if start <= p.log.StartOffset() && !p.log.Trimmable(through) {
+	if start <= p.Log().StartOffset() && !p.Log().Trimmable(through) {
 		return
 	}
 	full, cancel := context.WithCancel(context.Background())

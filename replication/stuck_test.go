@@ -107,7 +107,7 @@ func TestLeaderWithHungDiskIsReplaced(t *testing.T) {
 		release()
 		g.inStep()
 		for _, n := range g.nodes {
-			if read := values(t, n.partition.log); len(read) != 2 || read[0] != 1 || read[1] != 3 {
+			if read := values(t, n.partition.Log()); len(read) != 2 || read[0] != 1 || read[1] != 3 {
 				t.Errorf("node %d has %v, want what was acknowledged", n.id, read)
 			}
 			if err := n.partition.Failed(); err != nil || n.died() != nil {
@@ -150,7 +150,7 @@ func TestFirstSuccessorFails(t *testing.T) {
 			matches := old.partition.current().facade.Matches(old.role().Term)
 			first = old.partition.successors(matches)[0]
 			a, b := matches[g.replicaID(g.others(old)[0])], matches[g.replicaID(g.others(old)[1])]
-			return a.Index == b.Index && a.Index == old.partition.log.LastIndex()
+			return a.Index == b.Index && a.Index == old.partition.Log().LastIndex()
 		})
 		for _, n := range g.others(old) {
 			if g.replicaID(n) == first {

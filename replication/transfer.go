@@ -141,7 +141,7 @@ func (p *Partition) inStep(in *instance, to metadata.NodeID, up func(metadata.No
 	for _, r := range p.replicas {
 		id := transport.ServerID(r.Node, r.Incarnation)
 		match, known := matches[id]
-		if known && segment.Index(match.Index) >= p.log.LastIndex() && up(r.Node) && (to == NoLeader || to == r.Node) {
+		if known && segment.Index(match.Index) >= p.Log().LastIndex() && up(r.Node) && (to == NoLeader || to == r.Node) {
 			return id
 		}
 	}

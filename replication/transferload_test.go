@@ -33,12 +33,12 @@ func TestTransferAtLoad(t *testing.T) {
 		}
 		must(t, p.holdQueue(t.Context()))
 		successor, err := p.awaitSuccessor(t.Context(), in, NoLeader, n.mux.Up)
-		end := p.log.LastIndex()
+		end := p.Log().LastIndex()
 		match := in.facade.Matches(role.Term)[successor]
 		if err == nil {
 			<-time.After(5 * syncTime) // what raft had would be in the log now
 		}
-		later, still := p.log.LastIndex(), p.Leadership() == role
+		later, still := p.Log().LastIndex(), p.Leadership() == role
 		p.letQueueGo()
 		switch {
 		case !still, errors.Is(err, ErrNoSuccessor): // the machine is busy

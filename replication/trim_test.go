@@ -30,13 +30,13 @@ func (g *trio) running() []*Partition {
 func (g *trio) reclaim() {
 	g.t.Helper()
 	for _, p := range g.running() {
-		if err := p.log.Reclaim(); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
+		if err := p.Log().Reclaim(); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
 			g.t.Error(err)
 		}
-		if first := p.log.FirstIndex(); first > 1 && first > p.log.Checkpoint().Index {
-			g.t.Errorf("first index %d, checkpoint %d", first, p.log.Checkpoint().Index)
+		if first := p.Log().FirstIndex(); first > 1 && first > p.Log().Checkpoint().Index {
+			g.t.Errorf("first index %d, checkpoint %d", first, p.Log().Checkpoint().Index)
 		}
-		if _, err := p.log.Info(p.log.FirstIndex() - 1); err != nil {
+		if _, err := p.Log().Info(p.Log().FirstIndex() - 1); err != nil {
 			g.t.Errorf("entry before the first: %v", err)
 		}
 	}
@@ -68,8 +68,8 @@ func (w *workload) remember(keep segment.Offset) (p *Partition, start segment.Of
 	if w.trimmed == nil {
 		w.trimmed = map[segment.Offset]uint64{}
 	}
-	start = max(0, p.log.HighWatermark()-keep)
-	for offset, v := range values(t, p.log) {
+	start = max(0, p.Log().HighWatermark()-keep)
+	for offset, v := range values(t, p.Log()) {
 		if offset < start {
 			w.trimmed[offset] = v
 		}
@@ -90,10 +90,10 @@ func (w *workload) trim(p *Partition, start segment.Offset) {
 func (g *trio) agree() segment.Offset {
 	g.t.Helper()
 	g.inStep()
-	first := g.running()[0].log
+	first := g.running()[0].Log()
 	for _, p := range g.running() {
-		if p.log.StartOffset() != first.StartOffset() {
-			g.t.Errorf("log starts %d and %d", p.log.StartOffset(), first.StartOffset())
+		if p.Log().StartOffset() != first.StartOffset() {
+			g.t.Errorf("log starts %d and %d", p.Log().StartOffset(), first.StartOffset())
 		}
 	}
 	return first.StartOffset()
@@ -125,8 +125,8 @@ func TestTrimsUnderLoad(t *testing.T) {
 	}
 	w.finish()
 	start := g.agree()
-	if n := g.leader(); start == 0 || n.partition.log.FirstIndex() == 1 {
-		t.Errorf("log start %d, first index %d: the test proved nothing", start, n.partition.log.FirstIndex())
+	if n := g.leader(); start == 0 || n.partition.Log().FirstIndex() == 1 {
+		t.Errorf("log start %d, first index %d: the test proved nothing", start, n.partition.Log().FirstIndex())
 	}
 	for _, n := range g.nodes {
 		n.stop()
@@ -139,7 +139,7 @@ func TestTrimsUnderLoad(t *testing.T) {
 		t.Errorf("log start %d after the restart, was %d", again, start)
 	}
 	for _, n := range g.nodes {
-		w.check(t, n, values(t, n.partition.log), n.partition.log.HighWatermark())
+		w.check(t, n, values(t, n.partition.Log()), n.partition.Log().HighWatermark())
 	}
 }
 
@@ -161,7 +161,7 @@ func TestTrimPowerCutOfAll(t *testing.T) {
 			w.trim(p, start)
 		}
 		for _, p := range g.running() {
-			_ = p.log.Reclaim()
+			_ = p.Log().Reclaim()
 		}
 		for i, n := range g.nodes {
 			faults[i].Remove()
@@ -221,7 +221,7 @@ func TestTrimWaitsForMembers(t *testing.T) {
 		t.Fatalf("log start %d, %v", start, err)
 	}
 	g.reclaim()
-	if first := p.log.FirstIndex(); first == 1 || first > held+3 {
+	if first := p.Log().FirstIndex(); first == 1 || first > held+3 {
 		t.Errorf("first index %d, all members held %d", first, held)
 	}
 	var waits heldBack
@@ -233,8 +233,8 @@ func TestTrimWaitsForMembers(t *testing.T) {
 	if waits.partitions != 1 || waits.members[g.replicaID(away)] != 1 {
 		t.Errorf("held back: %+v", waits)
 	}
-	if p.log.StartOffset() != 200 {
-		t.Errorf("records expired that a member has not acknowledged: log start %d", p.log.StartOffset())
+	if p.Log().StartOffset() != 200 {
+		t.Errorf("records expired that a member has not acknowledged: log start %d", p.Log().StartOffset())
 	}
 	away.start()
 	eventually(t, "what all members hold now to go", func() bool {
@@ -245,7 +245,7 @@ func TestTrimWaitsForMembers(t *testing.T) {
 		n.partition.retain(policy, time.Now().Add(time.Hour), &waits)
 		g.reclaim()
 		for _, p := range g.running() {
-			if p.log.StartOffset() < 300 || p.log.FirstIndex() < 300 {
+			if p.Log().StartOffset() < 300 || p.Log().FirstIndex() < 300 {
 				return false
 			}
 		}
@@ -264,8 +264,8 @@ func TestTrimOfAnEarlierTerm(t *testing.T) {
 	}
 	var void *VoidError
 	_, err := await(ctx, p.proposeTrim(ctx, p.Leadership().Term-1, segment.Trim{Start: 1, Through: 1}))
-	if !errors.As(err, &void) || void.Void.Code != segment.VoidStaleTerm || p.log.StartOffset() != 0 {
-		t.Errorf("%v, log start %d", err, p.log.StartOffset())
+	if !errors.As(err, &void) || void.Void.Code != segment.VoidStaleTerm || p.Log().StartOffset() != 0 {
+		t.Errorf("%v, log start %d", err, p.Log().StartOffset())
 	}
 	for _, n := range g.nodes {
 		if !n.role().Leader {
@@ -321,12 +321,12 @@ func TestRetentionRestsAfterAJump(t *testing.T) {
 	r.check()
 	wall, since = wall.Add(59*time.Minute), since+59*time.Minute
 	r.check()
-	if p.trimming.Load() != nil || p.log.StartOffset() != 0 {
+	if p.trimming.Load() != nil || p.Log().StartOffset() != 0 {
 		t.Error("records expired though the clock jumped")
 	}
 	wall, since = wall.Add(time.Minute), since+time.Minute
 	r.check()
-	eventually(t, "the record to expire an hour later", func() bool { return p.log.StartOffset() == 1 })
+	eventually(t, "the record to expire an hour later", func() bool { return p.Log().StartOffset() == 1 })
 }
 
 // TestRetentionOfANode: what expired goes on all replicas of a topic, not from an
@@ -353,7 +353,7 @@ func TestRetentionOfANode(t *testing.T) {
 	eventually(t, "records to expire on all replicas", func() bool {
 		for _, n := range c.nodes {
 			p, ok := n.host.Partition(short.ID, 0)
-			if !ok || p.log.StartOffset() < 20 || p.log.FirstIndex() < 20 {
+			if !ok || p.Log().StartOffset() < 20 || p.Log().FirstIndex() < 20 {
 				return false
 			}
 		}
@@ -361,7 +361,7 @@ func TestRetentionOfANode(t *testing.T) {
 	})
 	for _, n := range c.nodes {
 		for _, topic := range []*metadata.Topic{kept, internal} {
-			if p, ok := n.host.Partition(topic.ID, 0); !ok || p.log.StartOffset() != 0 {
+			if p, ok := n.host.Partition(topic.ID, 0); !ok || p.Log().StartOffset() != 0 {
 				t.Errorf("node %d: topic %s was trimmed", n.id, topic.Name)
 			}
 		}

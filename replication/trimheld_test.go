@@ -53,7 +53,7 @@ func TestTrimWaitsForAMemberThatIsUnknown(t *testing.T) {
 		})
 		g.reclaim()
 		for _, p := range g.running() {
-			if first := p.log.FirstIndex(); first != 1 {
+			if first := p.Log().FirstIndex(); first != 1 {
 				t.Errorf("entries up to %d went, which member %s may need", first-1, g.replicaID(away))
 			}
 		}
@@ -92,7 +92,7 @@ func TestTrimByALeaderThatIsNotReady(t *testing.T) {
 		}
 		p = leader.partition
 		through, _ := p.acknowledged(p.Leadership().Term)
-		info, err := p.log.Info(through)
+		info, err := p.Log().Info(through)
 		return err == nil && info.Next > 0
 	})
 	p.leadership.Store(&Leadership{Leader: true, Term: p.Leadership().Term})
@@ -103,7 +103,7 @@ func TestTrimByALeaderThatIsNotReady(t *testing.T) {
 	}
 	var held heldBack
 	p.retain(Policy{Delete: true, Retention: log.Retention{Age: 0, Bytes: -1}}, time.Now().Add(time.Hour), &held)
-	if p.trimming.Load() != nil || p.log.StartOffset() != 0 {
+	if p.trimming.Load() != nil || p.Log().StartOffset() != 0 {
 		t.Error("a trim was proposed")
 	}
 }
@@ -121,7 +121,7 @@ func TestSpaceOfAFormerRunIsFreed(t *testing.T) {
 	if !ok {
 		t.Fatal("no replica")
 	}
-	options, term := log.Options{Dir: p.log.Dir()}, p.Leadership().Term
+	options, term := log.Options{Dir: p.Log().Dir()}, p.Leadership().Term
 	n.stop()
 
 	// What raft and the broker did until they died: the trim is applied, and in a
@@ -148,6 +148,6 @@ func TestSpaceOfAFormerRunIsFreed(t *testing.T) {
 	c.ready()
 	eventually(t, "the space to be freed", func() bool {
 		p, ok := n.host.Partition(topic.ID, 0)
-		return ok && p.log.StartOffset() == 3 && p.log.FirstIndex() == trimmed
+		return ok && p.Log().StartOffset() == 3 && p.Log().FirstIndex() == trimmed
 	})
 }

@@ -182,7 +182,7 @@ func (w *workload) finish() {
 		p := n.partition
 		n.mu.Unlock()
 		if p != nil {
-			w.check(t, n, values(t, p.log), p.log.HighWatermark())
+			w.check(t, n, values(t, p.Log()), p.Log().HighWatermark())
 			idle(t, n, p)
 		}
 	}

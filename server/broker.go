@@ -148,7 +148,7 @@ func (b *Broker) hostConfig(s *sockets, settings *brokerSettings) replication.Co
 		Join: c.Join, FoundWithout: c.FoundWithout, MetaStores: c.MetaStores, Timings: c.Timings,
 		OpenFiles: sealed, Balance: settings.balance, Logger: c.Logger,
 		Policy:            func(t *metadata.Topic) replication.Policy { return policyOf(t, settings) },
-		RetentionInterval: settings.retentionCheck,
+		RetentionInterval: settings.retentionCheck, RetentionWait: settings.retentionWait, SeedRate: settings.seedRate,
 		Fatal: func(err error) {
 			select {
 			case b.fatal <- err:

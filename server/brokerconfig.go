@@ -65,6 +65,8 @@ var brokerKeys = []configKey{
 	{name: "millrace.fetch.inflate", kind: kmsg.ConfigTypeString, value: "auto", oneOf: []string{"auto", "always", "never"}, doc: "Default of the topic key of this name."},
 	{name: "millrace.request.memory.bytes", kind: kmsg.ConfigTypeLong, value: "268435456", low: 1 << 20, doc: "The memory that requests under way may hold together, in bytes; connections wait when it is used up. Never less than one request of socket.request.max.bytes, and one such request may exceed it."},
 	{name: "millrace.requests.in.flight", kind: kmsg.ConfigTypeInt, value: "64", low: 1, high: 10_000, doc: "Requests of one connection that may wait for their answers before the broker stops reading from it."},
+	{name: "millrace.retention.wait.ms", kind: kmsg.ConfigTypeLong, value: "3600000", low: 1000, doc: "How long retention and DeleteRecords keep files for a replica that is away, in milliseconds. One that comes back later gets a copy of the segments instead of the entries that it missed."},
+	{name: "millrace.seeding.rate", kind: kmsg.ConfigTypeLong, value: "67108864", low: 64 << 10, doc: "How fast segments are copied to replicas that are new or too far behind, in bytes a second: all that this broker gives, and all that it takes, each."},
 	{name: "min.insync.replicas", kind: kmsg.ConfigTypeInt, value: "1", low: 1, doc: "Default of the topic key of this name; never less than the majority of a topic's replicas, whatever is set here."},
 	{name: "node.id", kind: kmsg.ConfigTypeInt, fixed: true, doc: "The id of this broker; set by --node-id."},
 	{name: "num.partitions", kind: kmsg.ConfigTypeInt, value: "1", low: 1, high: maxPartitions, doc: "Partitions of a topic that is created without a number."},
@@ -95,6 +97,8 @@ type brokerSettings struct {
 	offsetPartitions int32
 	offsetReplicas   int16
 	balance          replication.Balance
+	retentionWait    time.Duration
+	seedRate         int64 // bytes a second
 }
 
 // newBrokerSettings checks what was set, and reports all faults at once.
@@ -129,6 +133,8 @@ func newBrokerSettings(set map[string]string) (*brokerSettings, error) {
 		s.idle = milliseconds(idle)
 	}
 	s.retentionCheck = milliseconds(s.number("log.retention.check.interval.ms"))
+	s.retentionWait = milliseconds(s.number("millrace.retention.wait.ms"))
+	s.seedRate = s.number("millrace.seeding.rate")
 	s.maxConnections = int(s.number("max.connections"))
 	s.maxPerAddress = int(s.number("max.connections.per.ip"))
 	s.sessionSlots = int(s.number("max.incremental.fetch.session.cache.slots"))

@@ -20,6 +20,6 @@
 // asked, also one that is behind. Whether it is far enough is for the caller to see, in
 // the Seed's Index and Term.
 //
-// Raft does not ask for it yet; the trim of a log waits for every member of its group,
-// so that none falls below it.
+// Package replication asks for it when a leader's log begins behind what a follower
+// needs, see its seed.go.
 package seeding

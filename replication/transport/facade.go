@@ -100,6 +100,10 @@ type FacadeConfig struct {
 	// OnMatch is told, in raft's replication goroutine, that a follower has
 	// acknowledged everything up to index in this leader's term. May be nil.
 	OnMatch func(follower raft.ServerID, index segment.Index)
+	// Seed makes this replica of a partition hold everything up to a leader's S, and
+	// returns once it does, or why it does not. It may close this facade on the way,
+	// and then the leader asks the next one. Nil where snapshots are refused.
+	Seed func(ctx context.Context, request SeedRequest) error
 	// VoteTimeout bounds votes and campaign requests, which raft gives no time
 	// limit. Default 5 s.
 	VoteTimeout time.Duration
@@ -130,8 +134,8 @@ var (
 	// ErrVotesWithheld is a vote, asked for or asked of us, or a campaign, while
 	// the replica is on probation.
 	ErrVotesWithheld = errors.New("votes are withheld while the replica is on probation")
-	// ErrSnapshotRefused is an InstallSnapshot of a partition: replicas are not
-	// made of raft's snapshots, see DESIGN 4.5.
+	// ErrSnapshotRefused is an InstallSnapshot with content for a partition: replicas
+	// are seeded, and not made of raft's snapshots, see DESIGN 4.5.
 	ErrSnapshotRefused = errors.New("a partition takes no raft snapshots")
 )
 
@@ -145,10 +149,12 @@ var (
 //	            holds entries for a peer that is away (h)              hold.go
 //	            tells idle followers of a commit (b)                   nudge.go
 //	            remembers what followers acknowledged (d)              match.go
+//	            waits for a follower that is seeded                    seed.go
 //	receiving   verifies every frame, and fails the request            entries.go
 //	            clamps the commit index (a), takes heartbeats through
-//	            raft's main queue (b), says where the logs agree (j),
-//	            keeps raft's snapshots from a partition                facade_receive.go
+//	            raft's main queue (b), says where the logs agree (j)   facade_receive.go
+//	            has a partition seeded, and keeps the snapshot from
+//	            raft                                                   seed.go
 //	both        campaigns when asked to (e), withholds votes           campaign.go
 //	            gives a term up whose leader's disk hangs (c)          resign.go
 //	            ends its own group's calls when it is closed (g)       here
@@ -416,12 +422,12 @@ func (f *Facade) replica(id raft.ServerID) (*replica, error) {
 	return p, nil
 }
 
-// InstallSnapshot implements raft.Transport. A partition sends none. The metadata
-// group's goes as a whole, once the peer is up: a failed attempt would put raft
-// to sleep for up to ten seconds.
+// InstallSnapshot implements raft.Transport. A partition's has no bytes, see
+// askToSeed. The metadata group's goes as a whole, once the peer is up: a failed
+// attempt would put raft to sleep for up to ten seconds.
 func (f *Facade) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	if f.config.Source != nil {
-		return ErrSnapshotRefused
+		return f.askToSeed(id, args, resp)
 	}
 	if args.Size < 0 || args.Size > MaxSnapshotBytes {
 		return fmt.Errorf("snapshot of %d bytes, at most %d: %w", args.Size, MaxSnapshotBytes, ErrTooLarge)

@@ -25,7 +25,8 @@ const (
 	CodeGroupBusy = FirstFacadeCode + 2
 	// CodeVotesWithheld: the replica is on probation.
 	CodeVotesWithheld = FirstFacadeCode + 3
-	// CodeSnapshotRefused: the group is a partition, which takes no snapshots.
+	// CodeSnapshotRefused: the group is a partition, which takes no snapshots with
+	// content.
 	CodeSnapshotRefused = FirstFacadeCode + 4
 	// CodeStaleRequest: a request to campaign is of an earlier term.
 	CodeStaleRequest = FirstFacadeCode + 5
@@ -246,12 +247,12 @@ func (f *Facade) deliverVote(ctx context.Context, command any) (any, error) {
 // must never run on a partition: it cuts and counts what it should not (DESIGN
 // 4.5, hashicorp/raft #697).
 func (f *Facade) receiveSnapshot(ctx context.Context, sender raft.ServerID, r *wireReader) ([]byte, error) {
-	if f.config.Source != nil {
-		return nil, ErrSnapshotRefused
-	}
 	args, data, err := decodeSnapshot(r, sender)
 	if err != nil {
 		return nil, err
+	}
+	if f.config.Source != nil {
+		return f.receiveSeed(ctx, sender, args)
 	}
 	if err := checkConfiguration(args.Configuration); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
