@@ -100,6 +100,11 @@ func killWhileRecovering(ctx context.Context, s *stage) error {
 	if err := s.cluster.Kill(n); err != nil {
 		return err
 	}
+	s.resumed(ctx, time.Now(), "SIGKILL of a leader")
+	before, err := s.elections(ctx)
+	if err != nil {
+		return err
+	}
 	for range 20 {
 		if err := s.cluster.StartNode(n); err != nil {
 			return err
@@ -109,6 +114,11 @@ func killWhileRecovering(ctx context.Context, s *stage) error {
 			return err
 		}
 	}
+	after, err := s.elections(ctx)
+	if err != nil {
+		return err
+	}
+	s.needless(after-before, "a broker was killed again and again")
 	return s.restart(ctx, n)
 }
 

@@ -28,6 +28,7 @@ type options struct {
 	binary string
 	only   string
 	list   bool
+	keep   bool
 	seed   int64
 }
 
@@ -36,6 +37,7 @@ func main() {
 	flag.StringVar(&o.binary, "millrace", "bin/millrace", "the millrace `executable`")
 	flag.StringVar(&o.only, "only", "", "play these scenarios, by `numbers` such as C1,N3")
 	flag.BoolVar(&o.list, "list", false, "list the scenarios, those left out too, and end")
+	flag.BoolVar(&o.keep, "keep", false, "keep the brokers' data and logs of scenarios that did not fail, too")
 	flag.Int64Var(&o.seed, "seed", 0, "what chance does; 0 draws one")
 	flag.Parse()
 	if o.list {
@@ -142,7 +144,7 @@ func playOne(ctx context.Context, o options, sc scenario) (r result) {
 		if r.err != nil && limited.Err() != nil {
 			r.err = errors.Join(context.Cause(limited), r.err)
 		}
-		r.err = errors.Join(r.err, s.close(r.err != nil && ctx.Err() == nil))
+		r.err = errors.Join(r.err, s.close((o.keep || r.err != nil) && ctx.Err() == nil))
 	}()
 	r.err = s.whole(limited)
 	return r
