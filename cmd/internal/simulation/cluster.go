@@ -54,9 +54,11 @@ type node struct {
 
 // process is one run of a broker's replication.
 type process struct {
-	host *replication.Host
-	log  *logBuffer
-	dead atomic.Bool // the machine or the process is gone: nobody hears of it any more
+	host   *replication.Host
+	groups *coordinators
+	log    *logBuffer
+	logger *slog.Logger
+	dead   atomic.Bool // the machine or the process is gone: nobody hears of it any more
 
 	failed atomic.Bool // it cannot go on for lack of space: a broker would have ended
 }
@@ -120,6 +122,7 @@ func (n *node) start() error {
 		return err
 	}
 	p := &process{log: &logBuffer{}}
+	p.logger = slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var list []string
 	for _, peer := range n.cluster.nodes {
 		list = append(list, peer.address())
@@ -129,7 +132,7 @@ func (n *node) start() error {
 		RPCAddress: n.address(), KafkaAddress: n.host() + ":9092", Join: list,
 		MetaStores: func(fsys vfs.FS, dir string) (replication.MetaStores, error) { return metamodel.Open(fsys, dir) },
 		Timings:    timings,
-		Logger:     slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:     p.logger,
 		Fatal: func(err error) {
 			switch {
 			case p.dead.Load():
@@ -145,6 +148,7 @@ func (n *node) start() error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n, err)
 	}
+	p.groups = n.coordinate(p)
 	n.mu.Lock()
 	n.process = p
 	n.mu.Unlock()
@@ -175,7 +179,13 @@ func (n *node) crash(o crashfs.CrashOptions) {
 	}
 	n.cluster.network.Kill(n.host())
 	n.disk.Crash(o)
-	_ = p.host.Close() // its disk is gone, and everything fails
+	p.close()
+}
+
+// close joins what the process began. Its disk is gone, and everything fails.
+func (p *process) close() {
+	p.groups.end()
+	_ = p.host.Close()
 }
 
 // stopHearing takes the process from the node and marks it dead.
@@ -201,6 +211,7 @@ func (n *node) shutdown() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
+	p.groups.end()
 	err := p.host.Shutdown(ctx)
 	p.dead.Store(true)
 	n.cluster.network.Kill(n.host())
@@ -223,16 +234,16 @@ func (c *cluster) ready(limit time.Duration) error {
 	return nil
 }
 
-// create makes the topic, with a replica of each partition on every node.
-func (c *cluster) create(partitions int, configs map[string]string, incarnation func() uint64) error {
+// create makes a topic, with a replica of each partition on every node.
+func (c *cluster) create(name string, partitions int, configs map[string]string, incarnation func() uint64) (*metadata.Topic, error) {
 	meta := c.nodes[0].current().host.Meta()
-	cmd := &metadata.CreateTopic{Name: topic, ID: segment.NewTopicID(), Configs: configs}
+	cmd := &metadata.CreateTopic{Name: name, ID: segment.NewTopicID(), Configs: configs}
 	for p := range partitions {
 		var replicas []metadata.Replica
 		for i := range c.nodes {
 			broker, ok := meta.View().Broker(c.nodes[(p+i)%len(c.nodes)].id)
 			if !ok {
-				return fmt.Errorf("broker %d is not registered", c.nodes[(p+i)%len(c.nodes)].id)
+				return nil, fmt.Errorf("broker %d is not registered", c.nodes[(p+i)%len(c.nodes)].id)
 			}
 			replicas = append(replicas, metadata.Replica{Node: broker.Node, Incarnation: incarnation(), NodeIncarnation: broker.Incarnation})
 		}
@@ -241,14 +252,13 @@ func (c *cluster) create(partitions int, configs map[string]string, incarnation 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, _, err := meta.Change(ctx, cmd); err != nil {
-		return fmt.Errorf("create the topic: %w", err)
+		return nil, fmt.Errorf("create %s: %w", name, err)
 	}
-	created, ok := meta.View().TopicNamed(topic)
+	created, ok := meta.View().TopicNamed(name)
 	if !ok {
-		return errors.New("the topic is not there after its creation")
+		return nil, fmt.Errorf("%s is not there after its creation", name)
 	}
-	c.topic = created
-	return nil
+	return created, nil
 }
 
 // replica is a node's replica, nil if it does not run.

@@ -6,8 +6,9 @@
 // (transporttest), in a bubble of testing/synctest, so that ten seconds of faults
 // take a fraction of one. The parts that are models: the network, the disks and
 // the metadata group's store (metamodel). Clients offer batches to replicas and read
-// from them as a broker's handlers do; the Kafka protocol, consumer groups and
-// processes are the business of cmd/internal/durability and cmd/soak.
+// from them as a broker's handlers do; the group coordinators are the real ones
+// (server/groups). The Kafka protocol, rebalances and processes are the business of
+// cmd/internal/durability and cmd/soak.
 //
 // # What is where
 //
@@ -16,6 +17,7 @@
 //	mischief.go  the faults, and how they are drawn
 //	disks.go     those of disks
 //	model.go     a partition's history, and when it is linearizable
+//	groups.go    consumer groups, which commit positions and fetch them
 //	trims.go     trims of a partition's beginning, and what they promise
 //	run.go       a run from its start to its verdict
 //	trace.go     what happened in it
@@ -46,7 +48,8 @@
 // linearizable: a record's offset is the number of records before it, and a read of
 // a ready leader sees every record that was acknowledged before the read began. The
 // log start is an object of its own: a trim that was answered moves it for good, to
-// no more than was asked; replicas may lack what lies below that, and nothing else.
+// no more than was asked; replicas may lack what lies below that, and nothing else. The
+// position of each group is an object, too: a fetch sees the last commit.
 //
 // # A seed
 //

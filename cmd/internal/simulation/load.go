@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ type load struct {
 	run       uint32
 	ledger    *durability.Ledger
 	histories []*history // by partition
+	positions []*positionHistory
 	clock     atomic.Int64
 	clients   atomic.Int64
 	wait      sync.WaitGroup
@@ -46,6 +48,9 @@ func newLoad(c *cluster, run uint32, ledger *durability.Ledger, partitions int) 
 	l := &load{cluster: c, run: run, ledger: ledger, finish: make(chan struct{}), giveUp: make(chan struct{})}
 	for range partitions {
 		l.histories = append(l.histories, newHistory(&l.clock))
+	}
+	for g := range groupCount {
+		l.positions = append(l.positions, &positionHistory{history: newHistory(&l.clock), group: fmt.Sprintf("group-%d", g)})
 	}
 	return l
 }
@@ -63,6 +68,16 @@ func (l *load) start(seed uint64) {
 			l.client(seed, func(c *client) { c.read(int32(p)) })
 		}
 		l.client(seed, func(c *client) { c.trim(int32(p)) })
+	}
+	l.startGroups(seed)
+}
+
+// startGroups begins the clients of the groups.
+func (l *load) startGroups(seed uint64) {
+	for _, h := range l.positions {
+		for range 2 {
+			l.client(seed, func(c *client) { c.commit(h) })
+		}
 	}
 }
 

@@ -157,7 +157,7 @@ func (c *cluster) cutAll(o crashfs.CrashOptions) {
 	}
 	for _, p := range stopped {
 		if p != nil {
-			_ = p.host.Close() // its disk is gone, and everything fails
+			p.close()
 		}
 	}
 }

@@ -25,6 +25,8 @@ type Result struct {
 	Counts durability.Counts
 	// Operations is how many of them and of the reads were checked for linearizability.
 	Operations int
+	// Commits is how many commits and fetches of groups were checked likewise.
+	Commits int
 	// Trims is how many trims were confirmed.
 	Trims int
 	// Steps counts the faults by their names.
@@ -34,7 +36,9 @@ type Result struct {
 	// Err is every promise that was broken, nil if none was.
 	Err error
 
+	broken    error // Err, but for the histories
 	histories []*history
+	positions []*positionHistory
 	logs      string
 }
 
@@ -52,9 +56,10 @@ func simulate(seed uint64) *Result {
 	s.load = newLoad(s.cluster, uint32(seed), s.ledger, partitions)
 	err := s.run(partitions)
 	s.stop()
+	err = errors.Join(err, s.faults.Err())
 	return &Result{
-		Counts: s.ledger.Counts(), Trace: s.trace.String(), Err: errors.Join(err, s.faults.Err()),
-		Steps: s.steps, histories: s.load.histories, logs: s.logs,
+		Counts: s.ledger.Counts(), Trace: s.trace.String(), Err: err, broken: err,
+		Steps: s.steps, histories: s.load.histories, positions: s.load.positions, logs: s.logs,
 	}
 }
 
@@ -72,6 +77,16 @@ func (r *Result) judge() {
 		if err = errors.Join(err, startErr); err != nil {
 			r.Err = errors.Join(r.Err, fmt.Errorf("partition %d: %w", p, err))
 		}
+	}
+	r.judgePositions()
+}
+
+// judgePositions checks what the groups' clients saw.
+func (r *Result) judgePositions() {
+	for _, h := range r.positions {
+		n, err := h.linearizable(checkLimit)
+		r.Commits += n
+		r.Err = errors.Join(r.Err, err)
 	}
 }
 
@@ -98,7 +113,11 @@ func (s *simulation) run(partitions int) error {
 	if err := s.cluster.ready(recovery); err != nil {
 		return err
 	}
-	if err := s.cluster.create(partitions, s.configs(), s.rng.Uint64); err != nil {
+	var err error
+	if s.cluster.topic, err = s.cluster.create(topic, partitions, s.configs(), s.rng.Uint64); err != nil {
+		return err
+	}
+	if _, err := s.cluster.create(positionsTopic, 1, nil, s.rng.Uint64); err != nil {
 		return err
 	}
 	s.load.start(s.seed)
@@ -247,6 +266,23 @@ func (s *simulation) lastReadings(ends []int64) error {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
+	return s.lastPositions()
+}
+
+// lastPositions fetches every group's position once more.
+func (s *simulation) lastPositions() error {
+	for _, h := range s.load.positions {
+		c := &client{load: s.load, id: int(s.load.clients.Add(1)), rng: s.rng}
+		for limit := time.Now().Add(recovery); ; time.Sleep(20 * time.Millisecond) {
+			if p := c.coordinator(); p != nil && c.fetchPosition(h, p) {
+				break
+			}
+			if time.Now().After(limit) {
+				s.faults.Add(durability.LV, "%s has no coordinator after the last power cut", h.group)
+				return errors.New("nobody coordinates the groups")
+			}
+		}
+	}
 	return nil
 }
 
@@ -294,7 +330,7 @@ func (s *simulation) stopNodes() {
 	for _, n := range s.cluster.nodes {
 		if p := n.stopHearing(); p != nil {
 			s.cluster.network.Kill(n.host())
-			_ = p.host.Close()
+			p.close()
 			s.logs += fmt.Sprintf("log of %s:\n%s", n, p.log)
 		}
 	}

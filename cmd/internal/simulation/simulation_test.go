@@ -29,6 +29,7 @@ const (
 	// and that nothing was found means nothing. Of these many runs each kind of fault
 	// must happen in some.
 	minOperations = 1000
+	minCommits    = 300
 	manySeeds     = 50
 )
 
@@ -124,9 +125,9 @@ func TestFreshSeeds(t *testing.T) {
 
 // tally adds up what runs did.
 type tally struct {
-	began                                                   time.Time
-	runs, acknowledged, refused, unknown, operations, trims int
-	steps                                                   map[string]int
+	began                                                            time.Time
+	runs, acknowledged, refused, unknown, operations, trims, commits int
+	steps                                                            map[string]int
 }
 
 func newTally() *tally { return &tally{began: time.Now(), steps: map[string]int{}} }
@@ -138,6 +139,7 @@ func (s *tally) add(r *Result) {
 	s.unknown += int(r.Counts.Unknown)
 	s.operations += r.Operations
 	s.trims += r.Trims
+	s.commits += r.Commits
 	for name, n := range r.Steps {
 		s.steps[name] += n
 	}
@@ -146,8 +148,8 @@ func (s *tally) add(r *Result) {
 // String is a report.
 func (s *tally) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d runs in %v: %d batches acknowledged, %d refused, %d unknown; %d trims; %d operations linearizable",
-		s.runs, time.Since(s.began).Round(time.Millisecond), s.acknowledged, s.refused, s.unknown, s.trims, s.operations)
+	fmt.Fprintf(&b, "%d runs in %v: %d batches acknowledged, %d refused, %d unknown; %d trims; %d commits and fetches, and %d operations linearizable",
+		s.runs, time.Since(s.began).Round(time.Millisecond), s.acknowledged, s.refused, s.unknown, s.trims, s.commits, s.operations)
 	for _, name := range slices.Sorted(maps.Keys(s.steps)) {
 		fmt.Fprintf(&b, "\n    %5d times: %s", s.steps[name], name)
 	}
@@ -159,6 +161,9 @@ func (s *tally) enough(t *testing.T) {
 	t.Helper()
 	if s.operations < s.runs*minOperations {
 		t.Errorf("%d operations in %d runs, must be %d each on average", s.operations, s.runs, minOperations)
+	}
+	if s.commits < s.runs*minCommits {
+		t.Errorf("%d commits and fetches of groups in %d runs, must be %d each on average", s.commits, s.runs, minCommits)
 	}
 	if s.trims < s.runs {
 		t.Errorf("%d trims in %d runs", s.trims, s.runs)
