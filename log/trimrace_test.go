@@ -40,7 +40,7 @@ func TestReadersDuringTrims(t *testing.T) {
 		})
 	}
 	term := segment.Term(1)
-	for i := range 400 {
+	for i := range 250 {
 		switch {
 		case i%7 == 3 && l.LastIndex() > l.Applied():
 			term++
