@@ -12,7 +12,7 @@ import (
 // since 1970.
 type times struct {
 	max         int64 // largest record timestamp, -1 without records
-	first, last int64 // wall clock at the first and last append; 0: none yet
+	first, last int64 // wall clock at the first and last append of a record; 0: none yet
 }
 
 func timesOf(w *segment.Writer) times {
@@ -20,13 +20,14 @@ func timesOf(w *segment.Writer) times {
 	return times{max: w.End().MaxTimestamp, first: first, last: last}
 }
 
-// recoverTimes finds out when the segment being written was appended to, which only
-// a seal says: last is when its file was changed, or now, never too early: a clock that
-// is behind when a machine boots must not make it old. first is the time of its first
-// record, but neither before the segment before it ended nor after last.
+// recoverTimes finds out when records were appended to the segment being written, which
+// only a seal says: last is when its file was changed, or now, never too early, though
+// maybe too late: a no-op changed it too. A clock that is behind when a machine boots
+// must not make it old. first is the time of its first record, but neither before the
+// segment before it ended nor after last.
 func (l *Log) recoverTimes() error {
 	w := l.tail.writer
-	if first, _ := w.Appended(); first == 0 && w.End().Index > w.Header().BaseIndex {
+	if first, _ := w.Appended(); first == 0 && w.End().Offset > w.Header().BaseOffset {
 		last := l.end.part.modified
 		if last <= 0 {
 			last = l.options.Clock()
@@ -81,11 +82,11 @@ type Retention struct {
 // Expired is the log start that a retention asks for: the offset behind the last of
 // the segments at the front that have expired, the current start where none has. A
 // segment has expired
-//   - by age, when its largest record timestamp and its last append are both older
-//     than that. A timestamp that is in the future counts as the append: clients may
-//     send any time, 1970 and 2100 included, and one record must neither remove its
-//     segment at once nor keep it for ever. The clock of an append may have been wrong
-//     too, see lastAppendLocked;
+//   - by age, when its largest record timestamp and its last append of a record are
+//     both older than that. A timestamp that is in the future counts as the append:
+//     clients may send any time, 1970 and 2100 included, and one record must neither
+//     remove its segment at once nor keep it for ever. The clock of an append may have
+//     been wrong too, see lastAppendLocked;
 //   - by size, when the log without it still has that many bytes.
 //
 // Segments with entries above through, which not every member of the group has

@@ -126,6 +126,27 @@ func TestExpiredAfterAStartInThePast(t *testing.T) {
 	}
 }
 
+// TestElectionsKeepNothingYoung: a no-op or a barrier that is appended to a segment does
+// not put off the day when its records expire.
+func TestElectionsKeepNothingYoung(t *testing.T) {
+	clock := int64(1_700_000_000_000)
+	o := smallOptions(crashfs.New(1).Mount())
+	o.Clock = func() int64 { return clock }
+	l := create(t, o)
+	defer l.Close()
+	mustAppend(t, l, batchOfRecords(1, 1, 100, 1, clock))
+	for term := segment.Term(2); term < 5; term++ {
+		clock += (30 * time.Minute).Milliseconds()
+		mustAppend(t, l, internalFrame(term, segment.KindNoop, ""))
+	}
+	if _, err := l.Apply(4); err != nil {
+		t.Fatal(err)
+	}
+	if start, _ := l.Expired(Retention{time.Hour, -1}, time.UnixMilli(clock), 4); start != 1 {
+		t.Errorf("start %d: a record of 90 minutes ago has not expired after an hour", start)
+	}
+}
+
 // TestSegmentAge rolls by age, before and after a restart, and never without a record.
 func TestSegmentAge(t *testing.T) {
 	clock := int64(1_700_000_000_000)
@@ -144,7 +165,8 @@ func TestSegmentAge(t *testing.T) {
 	advance(0, 1, internalFrame(1, segment.KindNoop, ""))
 	advance(2*time.Hour, 1, internalFrame(1, segment.KindNoop, ""))
 	advance(0, 1, batchOfRecords(1, 1, 10, 1, clock))
-	advance(time.Minute, 2, batchOfRecords(1, 1, 10, 1, clock)) // 2 h after the first frame
+	advance(59*time.Minute, 1, batchOfRecords(1, 1, 10, 1, clock)) // 3 h after the first frame
+	advance(time.Minute, 2, batchOfRecords(1, 1, 10, 1, clock))
 	advance(59*time.Minute, 2, batchOfRecords(1, 1, 10, 1, clock))
 	must(t, l.Close())
 	o.FS = disk.Mount()

@@ -90,9 +90,9 @@ type Seal struct {
 	NextOffset Offset
 	// MaxTimestamp is the largest record timestamp in milliseconds, -1 without.
 	MaxTimestamp int64
-	// FirstAppend is the wall clock at the first append, in milliseconds.
+	// FirstAppend is the wall clock at the first append of a record, in milliseconds.
 	FirstAppend int64
-	// LastAppend is the wall clock at the last append, in milliseconds.
+	// LastAppend is the wall clock at the last append of a record, in milliseconds.
 	LastAppend int64
 	// IndexEntries is how many entries the .idx has.
 	IndexEntries uint32

@@ -173,6 +173,7 @@ func (w *Writer) WriteRound(frames [][]byte, now int64) error {
 		}
 	}
 	w.due = w.due[:0]
+	records := w.end.Offset
 	for _, frame := range frames {
 		h, err := DecodeHeader(frame)
 		if err != nil {
@@ -180,10 +181,12 @@ func (w *Writer) WriteRound(frames [][]byte, now int64) error {
 		}
 		w.due = w.end.Step(frame, h, w.due)
 	}
-	if w.firstAppend == 0 {
-		w.firstAppend = now
+	if w.end.Offset > records {
+		if w.firstAppend == 0 {
+			w.firstAppend = now
+		}
+		w.lastAppend = now
 	}
-	w.lastAppend = now
 	w.index.Add(w.due)
 	return nil
 }
@@ -224,8 +227,9 @@ func (w *Writer) reserve(total int64) error {
 	return nil
 }
 
-// Appended is the wall clock, in milliseconds, at the first and at the last append
-// to the segment; 0 where that is not known, as after recovery.
+// Appended is the wall clock, in milliseconds, at the first and at the last append of
+// a record to the segment; 0 without one, and where that is not known, as after
+// recovery. Raft's own entries do not count: an election makes no record younger.
 func (w *Writer) Appended() (first, last int64) { return w.firstAppend, w.lastAppend }
 
 // SetAppended says what the caller knows of a recovered segment, which keeps append
