@@ -17,7 +17,7 @@
 //	detector.go electors.go            a node that has died, and elections for all that it led
 //	transfer.go move.go balance.go     moving leadership: from any node, back by itself,
 //	stuck.go metastuck.go drain.go
-//	stopping.go                        and away from a hung disk and a broker that is to be stopped, or stops
+//	stopping.go hungdisk.go            and away from a hung disk and a broker that is to be stopped, or stops
 //	node.go metagroup.go metastore.go
 //	founding.go join.go forward.go
 //	quorum.go                          the data folder's identity and the metadata group

@@ -88,6 +88,7 @@ type Host struct {
 	logger *slog.Logger
 	node   *Node
 	votes  *Votes
+	disk   *diskState // of the partitions' folder
 	mux    *transport.Mux
 	router *transport.Router
 	meta   *MetaGroup
@@ -166,6 +167,7 @@ func (h *Host) openParts(ctx context.Context) (err error) {
 	if err := c.FS.MkdirAll(h.topicsDir()); err != nil {
 		return fmt.Errorf("make the topics folder: %w", err)
 	}
+	h.disk = &diskState{folder: h.topicsDir(), logger: h.logger}
 	if h.votes, err = OpenVotes(c.FS, filepath.Join(c.DataDir, "votes.log")); err != nil {
 		return err
 	}

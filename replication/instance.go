@@ -111,7 +111,7 @@ func (p *Partition) newInstance() (in *instance, err error) {
 	}
 	in.facade.WithholdVotes(p.probation.withholds())
 	in.store = &logStore{log: l, proposals: p.proposals, disk: &in.disk, failed: in.poisoned,
-		watch:    newStoreWatch(l.Steps, in.diskHangs),
+		watch:    newStoreWatch(p.disk, l.Steps, in.diskHangs),
 		appended: func(done *Proposal) { p.queue.release(len(done.frame)) }}
 	snapshots := &snapshotStore{log: l, checkpoint: l.AppliedState()}
 	machine := &fsm{log: l, disk: &in.disk, moved: in.moved, stop: p.poisoned}

@@ -82,8 +82,9 @@ type MetaGroup struct {
 	view     atomic.Pointer[metadata.View]
 	calls    *callTable
 	peers    upPeers
-	watchers watchers // of view and leader
-	leaders  watchers // of the leader alone
+	disk     *diskState // of config.Dir
+	watchers watchers   // of view and leader
+	leaders  watchers   // of the leader alone
 	ctx      context.Context
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
@@ -125,6 +126,7 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	}
 	m := &MetaGroup{config: config, logger: config.Logger, node: config.Node, calls: newCallTable(),
 		replaced: make(chan replaced, 1), asked: make(chan struct{}, 1), visitors: map[transport.Peer]bool{}, moved: make(chan struct{})}
+	m.disk = &diskState{folder: config.Dir, logger: config.Logger}
 	m.process.Store(newSession())
 	m.view.Store(&metadata.View{})
 	m.ctx, m.cancel = context.WithCancel(context.Background())

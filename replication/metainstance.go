@@ -189,7 +189,7 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 	stores = &failStop{MetaStores: stores, failed: func(err error) {
 		facade.Silence()
 		m.config.Fatal(fmt.Errorf("metadata group: %w", err))
-	}, watch: newStoreWatch(func() uint64 { return 0 }, func() { m.diskHangs(in) })}
+	}, watch: newStoreWatch(m.disk, func() uint64 { return 0 }, func() { m.diskHangs(in) })}
 	in.stores = stores
 	machine := &metaMachine{group: m, state: metadata.NewState()}
 	in.raft, err = newRaft(m.metaRaftConfig(id), machine, stores, stores, stores.Snapshots(), facade)

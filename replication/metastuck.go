@@ -58,7 +58,7 @@ func (m *MetaGroup) diskHangs(in *metaInstance) {
 	longestFirst(others, in.facade.Matches(term)) // before they are forgotten
 	in.resign(term)
 	m.leaderMoved()
-	m.logger.Warn("the disk hangs: this node gives up leading the metadata group", "folder", m.config.Dir, "term", int64(term), "after", stuckLimit)
+	m.logger.Info("this node gives up leading the metadata group: its disk hangs", "term", int64(term))
 	in.gate.Lock()
 	defer in.gate.Unlock()
 	if !in.closing {

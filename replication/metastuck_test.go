@@ -168,7 +168,7 @@ func TestMetaSuccessors(t *testing.T) {
 func TestHungMetaStore(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		hung := 0
-		s := &failStop{MetaStores: slowStores{}, watch: newStoreWatch(func() uint64 { return 0 }, func() { hung++ })}
+		s := &failStop{MetaStores: slowStores{}, watch: newStoreWatch(nil, func() uint64 { return 0 }, func() { hung++ })}
 		must(t, s.StoreLog(&raft.Log{}))
 		if hung == 0 {
 			t.Error("StoreLog hung, and nobody noticed")

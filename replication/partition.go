@@ -38,6 +38,7 @@ type partitionConfig struct {
 	options   log.Options        // with which it was opened
 	stable    raft.StableStore   // term and vote of this group
 	timings   Timings            // of raft
+	disk      *diskState         // of the folder that all partitions are in; may be nil
 	logger    *slog.Logger
 	network   transport.Network             // to the other nodes
 	intake    *seedIntake                   // limits of the seeds that this node takes in

@@ -111,6 +111,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 		options:   h.logOptions(a),
 		stable:    h.votes.Group(a.group()),
 		timings:   h.config.Timings,
+		disk:      h.disk,
 		logger:    h.logger,
 		fatal:     h.fatal,
 		announce:  h.announce,

@@ -41,15 +41,17 @@ type storeWatch struct {
 	// stuck is called every stuckInterval while a call hangs. It must not wait for
 	// raft, whose main goroutine may wait for it in end.
 	stuck func()
+	disk  *diskState // is told about a call that hangs; may be nil
 
 	mu    sync.Mutex
 	timer *time.Timer
 	seen  uint64    // steps at the last look
 	since time.Time // when they were first seen; zero while no call is under way
+	hangs bool      // the disk was told so
 }
 
-func newStoreWatch(steps func() uint64, stuck func()) *storeWatch {
-	return &storeWatch{steps: steps, stuck: stuck}
+func newStoreWatch(disk *diskState, steps func() uint64, stuck func()) *storeWatch {
+	return &storeWatch{disk: disk, steps: steps, stuck: stuck}
 }
 
 // begin starts the watch over one call.
@@ -76,6 +78,7 @@ func (w *storeWatch) end() {
 	defer w.mu.Unlock()
 	w.since = time.Time{}
 	w.timer.Stop()
+	w.progressLocked()
 }
 
 // look is what the timer calls.
@@ -88,11 +91,24 @@ func (w *storeWatch) look() {
 	now := time.Now()
 	if steps := w.steps(); steps != w.seen {
 		w.seen, w.since = steps, now
+		w.progressLocked()
 	}
 	if now.Sub(w.since) >= stuckLimit {
+		if !w.hangs {
+			w.hangs = true
+			w.disk.hangs(w.since)
+		}
 		w.stuck()
 	}
 	w.timer.Reset(stuckInterval)
+}
+
+// progressLocked ends what was told about the call.
+func (w *storeWatch) progressLocked() {
+	if w.hangs {
+		w.hangs = false
+		w.disk.goesOn()
+	}
 }
 
 // hasResigned reports whether the instance has given up the term it is in.
@@ -134,8 +150,8 @@ func (in *instance) resign(term segment.Term) {
 	in.resigned.Store(uint64(term))
 	in.facade.Resign(term)
 	p.lead(Leadership{})
-	p.logger.Warn("the disk hangs: this replica gives up leading its group", "topic", p.topic,
-		"partition", p.group.Partition, "term", int64(term), "after", stuckLimit)
+	p.logger.Debug("this replica gives up leading its group: the disk hangs", "topic", p.topic,
+		"partition", p.group.Partition, "term", int64(term))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {

@@ -3,8 +3,10 @@ package replication
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,7 +304,7 @@ func TestSlowDiskDoesNotHang(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var steps uint64
 		var hung []time.Time
-		w := newStoreWatch(func() uint64 { return steps }, func() { hung = append(hung, time.Now()) })
+		w := newStoreWatch(nil, func() uint64 { return steps }, func() { hung = append(hung, time.Now()) })
 		for range 3 {
 			w.begin()
 			for range 10 {
@@ -328,6 +330,50 @@ func TestSlowDiskDoesNotHang(t *testing.T) {
 		<-time.After(10 * stuckLimit)
 		if len(hung) != calls {
 			t.Error("a call that is over is said to hang")
+		}
+	})
+}
+
+// TestHungDiskIsNamedOnce: many groups hang with their disk. The log names the folder,
+// since when, and the end, once each.
+func TestHungDiskIsNamedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var logs logBuffer
+		d := &diskState{folder: "/data/topics", logger: slog.New(slog.NewTextHandler(&logs, nil))}
+		var steps atomic.Uint64
+		began := time.Now()
+		var watches []*storeWatch
+		for range 100 {
+			w := newStoreWatch(d, steps.Load, func() {})
+			w.begin()
+			watches = append(watches, w)
+			<-time.After(time.Millisecond)
+		}
+		<-time.After(2 * stuckLimit)
+		if hung, is := d.hung(); !is || hung != (HungDisk{"/data/topics", began}) {
+			t.Errorf("hung since %v: %+v, %v", began, hung, is)
+		}
+		for _, w := range watches[1:] {
+			w.end()
+		}
+		if _, is := d.hung(); !is || logs.count("answers again") != 0 {
+			t.Error("one call hangs on, and the disk is said to answer")
+		}
+		steps.Add(1) // it was the first of several
+		<-time.After(2 * stuckInterval)
+		if _, is := d.hung(); is || logs.count("answers again") != 1 {
+			t.Error("a call that makes progress hangs, it is said")
+		}
+		<-time.After(2 * stuckLimit)
+		if hung, is := d.hung(); !is || hung.Since.Before(began.Add(2*stuckLimit)) {
+			t.Errorf("it hung a second time, and that is said: %+v, %v", hung, is)
+		}
+		watches[0].end()
+		if _, is := d.hung(); is {
+			t.Error("what has ended hangs, it is said")
+		}
+		if logs.count("the disk hangs") != 2 || logs.count("answers again") != 2 || !logs.has("folder=/data/topics since="+began.UTC().Format(time.RFC3339Nano)) {
+			t.Errorf("logged:\n%s", logs.b.String())
 		}
 	})
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/replication"
@@ -25,7 +27,8 @@ const (
 // httpServer answers what operators and orchestrators ask:
 //
 //	/livez     200 while the process runs; never depends on a quorum
-//	/readyz    200 once the broker can serve and until it stops; ?verbose lists the checks
+//	/readyz    200 once the broker can serve and until it stops, while its disk answers;
+//	           ?verbose lists the checks
 //	/healthz   the cluster as seen from here
 //	/version   the program's version
 //	/debug/pprof/  profiles, for clients on this machine only
@@ -86,13 +89,27 @@ type check struct {
 	Name string `json:"name"`
 	// OK is the outcome.
 	OK bool `json:"ok"`
+	// Detail says what is wrong, where the name does not.
+	Detail string `json:"detail,omitempty"`
+}
+
+// diskAnswers is the check of the disks. A broker whose disk hangs leads nothing that
+// another can lead, and commits nothing.
+func (s *httpServer) diskAnswers() check {
+	c := check{Name: "disk_answers", OK: true}
+	for _, hung := range s.broker.host.HungDisks() {
+		c.OK = false
+		c.Detail = strings.TrimPrefix(fmt.Sprintf("%s; the disk of %s hangs since %s", c.Detail, hung.Folder, hung.Since.UTC().Format(time.RFC3339)), "; ")
+	}
+	return c
 }
 
 // readyz says whether traffic should be sent here.
 func (s *httpServer) readyz(w http.ResponseWriter, r *http.Request) {
 	checks := []check{
-		{"ready", closed(s.broker.ready)},
-		{"not_stopping", s.broker.stopping.Err() == nil},
+		{Name: "ready", OK: closed(s.broker.ready)},
+		{Name: "not_stopping", OK: s.broker.stopping.Err() == nil},
+		s.diskAnswers(),
 	}
 	status := http.StatusOK
 	for _, c := range checks {
