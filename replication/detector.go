@@ -264,7 +264,7 @@ type inquiry struct {
 	soon     chan struct{}                    // capacity 1: ask again at once
 	agreed   map[metadata.NodeID]bool         // peers that agreed to something in the last round; guarded by detector.mu
 	heard    map[metadata.NodeID]time.Time    // when peers last asked about the node; guarded by detector.mu
-	turns    map[transport.GroupID]time.Time  // when the first choice campaigns in groups whose majority agreed in the last round
+	turns    map[transport.GroupID]time.Time  // when the first choice campaigns (again), of groups whose majority agreed in the last round or that have stood
 	asked    map[transport.GroupID]*suspected // of the round under way
 }
 
@@ -308,7 +308,9 @@ func (q *inquiry) round(wait time.Duration) time.Duration {
 	for group, s := range q.asked {
 		rank, majority := s.rank()
 		if !majority {
-			delete(q.turns, group)
+			if time.Until(q.turns[group]) <= 0 { // else it has stood, and a busy peer did not answer since
+				delete(q.turns, group)
+			}
 			continue
 		}
 		if _, known := q.turns[group]; !known {

@@ -141,3 +141,28 @@ func TestCampaignsThatDoNotBeginAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestLateAnswerIsNoReasonToStandAgain: a peer is too busy with the elections to answer
+// in one round. What has stood waits for the outcome all the same.
+func TestLateAnswerIsNoReasonToStandAgain(t *testing.T) {
+	inBubble(t, 3, 1, func(w *watched) {
+		w.wins = func(*watchedReplica) bool { return false }
+		w.fault(func() { w.kill(1) })
+		w.pass(20 * time.Millisecond)
+		w.network.Delay(watchedHost(3), watchedHost(2), askTimeout+50*time.Millisecond)
+		w.pass(askTimeout + 100*time.Millisecond)
+		w.network.Delay(watchedHost(3), watchedHost(2), 0)
+		w.pass(campaignAgain - askTimeout - 200*time.Millisecond)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		stood := 0
+		for _, c := range w.stood {
+			if c.node == 2 {
+				stood++
+			}
+		}
+		if stood != 1 {
+			t.Errorf("the first choice stood %d times: %+v", stood, w.stood)
+		}
+	})
+}
