@@ -48,7 +48,7 @@ func TestBalanceAfterRestart(t *testing.T) {
 	}
 	n, unknown := stop()
 	after, _ := c.nodes[1].host.Leader(topic.ID, 0)
-	if n == 0 {
+	if n == 0 && unknown == nil {
 		t.Error("nothing was acknowledged")
 	}
 	// An election that nobody asked for, on a busy machine, may leave an outcome open.
