@@ -95,11 +95,14 @@ func consumeTrimmed(l *Log) error {
 
 // replicateTrimmed reads entries as a leader does, from the first.
 func replicateTrimmed(l *Log) error {
-	for i := l.FirstIndex(); i <= l.LastIndex(); {
+	for i, missed := l.FirstIndex(), 0; i <= l.LastIndex(); {
 		_, infos, err := l.ReadEntries(i, 20, 4000)
 		switch {
-		case errors.Is(err, ErrNotFound) && (i < l.FirstIndex() || i > l.Applied()): // trimmed, or cut
+		case errors.Is(err, ErrNotFound) && i < l.FirstIndex(): // trimmed
 			return nil
+		case errors.Is(err, ErrNotFound) && missed < 1000: // cut, and maybe written again by now
+			missed++
+			continue
 		case errors.Is(err, ErrChanged):
 			continue
 		case err != nil:
