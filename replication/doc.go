@@ -18,6 +18,7 @@
 //	transfer.go move.go balance.go     moving leadership: from any node, back by itself,
 //	stuck.go metastuck.go drain.go
 //	stopping.go hungdisk.go            and away from a hung disk and a broker that is to be stopped, or stops
+//	membership.go                      a partition's group gets the replicas that the metadata wants
 //	node.go metagroup.go metastore.go
 //	founding.go join.go forward.go
 //	quorum.go                          the data folder's identity and the metadata group

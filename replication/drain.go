@@ -109,7 +109,7 @@ func (h *Host) leaderCounts(view *metadata.View) map[metadata.NodeID]int {
 func (h *Host) HandOver(ctx context.Context, p *Partition) error {
 	view := h.meta.View()
 	err := p.Transfer(ctx, NoLeader, func(node metadata.NodeID) bool { return h.mux.Up(node) && !view.Drained(node) })
-	drained := slices.ContainsFunc(p.replicas, func(r metadata.Replica) bool { return view.Drained(r.Node) })
+	drained := slices.ContainsFunc(p.assigned(), func(r metadata.Replica) bool { return view.Drained(r.Node) })
 	if errors.Is(err, ErrNoSuccessor) && drained {
 		return p.Transfer(ctx, NoLeader, h.mux.Up)
 	}

@@ -203,7 +203,7 @@ func (h *Host) announceHere(p *Partition) bool {
 	switch {
 	case l.Ready:
 		info.InSync = p.inSync(h.mux.Up)
-		p.short.Store(len(info.InSync) < len(p.replicas))
+		p.short.Store(len(info.InSync) < len(p.assigned()))
 	case !l.Leader:
 		known, own := h.leaders.saidBy(h.node.ID(), p.group)
 		if !own {
@@ -246,7 +246,7 @@ func (p *Partition) inSync(up func(metadata.NodeID) bool) []metadata.NodeID {
 	}
 	var nodes []metadata.NodeID
 	matches := in.facade.Matches(p.Leadership().Term)
-	for _, r := range p.replicas {
+	for _, r := range p.voters() {
 		id := transport.ServerID(r.Node, r.Incarnation)
 		if id == p.local {
 			nodes = append(nodes, r.Node)

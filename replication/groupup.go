@@ -199,11 +199,7 @@ func (p *Partition) campaign(in *instance) {
 	}
 }
 
-// members are the raft ids of all replicas, in preference order.
+// members are the raft ids of all replicas that vote, in preference order.
 func (p *Partition) members() []raft.ServerID {
-	ids := make([]raft.ServerID, len(p.replicas))
-	for i, r := range p.replicas {
-		ids[i] = transport.ServerID(r.Node, r.Incarnation)
-	}
-	return ids
+	return serverIDs(p.voters())
 }

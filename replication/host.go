@@ -156,6 +156,7 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 	go h.settle()
 	h.workers.Go(h.balanceLoop)
 	h.workers.Go(h.drainLoop)
+	h.workers.Go(h.membershipLoop)
 	return h, nil
 }
 

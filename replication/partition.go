@@ -75,6 +75,7 @@ type Partition struct {
 	staging  sync.Mutex  // held while the folder of a seed is used
 	leftover atomic.Bool // there may be such a folder that nobody uses
 
+	roster     atomic.Pointer[[]metadata.Replica] // see assigned
 	leadership atomic.Pointer[Leadership]
 	ledSince   atomic.Pointer[time.Time] // when the present or last leadership began
 	failure    atomic.Pointer[error]
@@ -103,6 +104,7 @@ func startPartition(config partitionConfig) (*Partition, error) {
 	p.leftover.Store(true) // of the process before
 	p.queue = newQueue(func() { p.draining.Go(p.drain) })
 	p.leadership.Store(&Leadership{})
+	p.roster.Store(&config.replicas)
 	if err := p.beginProbation(); err != nil {
 		return nil, errors.Join(err, p.Log().Close())
 	}

@@ -46,6 +46,9 @@ type assignment struct {
 	replica   metadata.Replica
 }
 
+// since is the metadata index of the record that gave the replica to its node.
+func (a assignment) since() uint64 { return a.topic.Since(a.replica) }
+
 func (a assignment) group() transport.GroupID {
 	return transport.GroupID{Topic: a.topic.ID, Partition: a.partition}
 }
@@ -116,12 +119,17 @@ func (h *Host) reconcile(view *metadata.View) error {
 	if registered, err := h.registered(view); err != nil || !registered {
 		return err
 	}
+	var left error
+	if h.caughtUp.Load() { // first: a new replica may come in the place of one that left
+		left = h.removeLeft(view)
+	}
+	h.assign(view)
 	created, opened := h.missing(view)
 	// What cannot be made or removed must not hold up what is there, nor each other:
 	// on a full disk deletions make room. It is tried again.
 	made, retry := h.create(created)
 	unopened := h.open(append(opened, made...))
-	retry = errors.Join(retry, unopened)
+	retry = errors.Join(left, retry, unopened)
 	if !h.caughtUp.Load() {
 		return retry
 	}
@@ -174,16 +182,14 @@ func (h *Host) missing(view *metadata.View) (created, opened []assignment) {
 	topics := slices.SortedFunc(view.Topics(), func(a, b *metadata.Topic) int { return cmp.Compare(a.Index, b.Index) })
 	for _, topic := range topics {
 		for i, p := range topic.Partitions {
-			for _, replica := range p.Replicas {
-				a := assignment{topic, int32(i), replica}
-				if replica.Node != h.node.ID() || h.has(a.group()) {
-					continue
-				}
-				if h.node.MayMake(topic.Index) && replica.NodeIncarnation == h.node.Incarnation() {
-					created = append(created, a)
-				} else {
-					opened = append(opened, a)
-				}
+			replica, ok := p.On(h.node.ID())
+			a := assignment{topic, int32(i), replica}
+			switch {
+			case !ok || h.has(a.group()):
+			case h.node.MayMake(a.since()) && replica.NodeIncarnation == h.node.Incarnation():
+				created = append(created, a)
+			default:
+				opened = append(opened, a)
 			}
 		}
 	}
@@ -235,7 +241,7 @@ func sortMade(known uint64, created []assignment, errs []error) (made []assignme
 	var failed []uint64
 	for i, a := range created {
 		if errs[i] != nil {
-			failed = append(failed, a.topic.Index)
+			failed = append(failed, a.since())
 		}
 	}
 	slices.Sort(failed)
@@ -246,9 +252,9 @@ func sortMade(known uint64, created []assignment, errs []error) (made []assignme
 	}
 	index = known
 	for _, a := range created {
-		if _, hasFailed := slices.BinarySearch(failed, a.topic.Index); !hasFailed && a.topic.Index < limit {
+		if _, hasFailed := slices.BinarySearch(failed, a.since()); !hasFailed && a.since() < limit {
 			made = append(made, a)
-			index = max(index, a.topic.Index)
+			index = max(index, a.since())
 		}
 	}
 	for _, f := range failed {
@@ -273,6 +279,9 @@ func (h *Host) createReplica(a assignment) error {
 	}
 	if err := h.votes.Register(a.group(), a.replica.Incarnation); err != nil {
 		return errors.Join(err, l.Close())
+	}
+	if a.replica.Index > 0 { // it comes to a group that is there, and learns everything from that
+		return l.Close()
 	}
 	return errors.Join(bootstrap(l, h.votes.Group(a.group()), a), l.Close())
 }
@@ -502,7 +511,7 @@ func deleted(view *metadata.View, id segment.TopicID) bool {
 func (h *Host) assigned(view *metadata.View, id segment.TopicID, partition int32) bool {
 	topic, ok := view.Topic(id)
 	return ok && int(partition) < len(topic.Partitions) &&
-		slices.ContainsFunc(topic.Partitions[partition].Replicas, func(r metadata.Replica) bool { return r.Node == h.node.ID() })
+		slices.ContainsFunc(topic.Partitions[partition].Members(), func(r metadata.Replica) bool { return r.Node == h.node.ID() })
 }
 
 func (h *Host) quarantine(topic, folder string) error {

@@ -47,7 +47,7 @@ func (h *Host) setPartition(p *Partition) {
 // needs to be asked.
 func (h *Host) tellPeers(p *Partition) {
 	p.standForElection()
-	for _, r := range p.replicas {
+	for _, r := range p.assigned() {
 		if link := h.linkTo(r.Node); link != nil {
 			link.up(p.group)
 		}
@@ -106,7 +106,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 		group:     a.group(),
 		topic:     a.topic.Name,
 		local:     transport.ServerID(a.replica.Node, a.replica.Incarnation),
-		replicas:  a.topic.Partitions[a.partition].Replicas,
+		replicas:  a.topic.Partitions[a.partition].Members(),
 		opened:    l,
 		options:   h.logOptions(a),
 		stable:    h.votes.Group(a.group()),
@@ -217,7 +217,7 @@ func (h *Host) peerChanged(l *link, up bool) {
 
 // replicaOn is the partition's replica on a node.
 func (p *Partition) replicaOn(node metadata.NodeID) (metadata.Replica, bool) {
-	for _, r := range p.replicas {
+	for _, r := range p.assigned() {
 		if r.Node == node {
 			return r, true
 		}

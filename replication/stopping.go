@@ -28,7 +28,7 @@ func (h *Host) HandOverAll(ctx context.Context) {
 	var wait sync.WaitGroup
 	for _, p := range h.allPartitions() {
 		p.retire()
-		if len(p.replicas) == 1 {
+		if len(p.assigned()) == 1 {
 			continue
 		}
 		wait.Go(func() {

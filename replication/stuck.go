@@ -162,13 +162,13 @@ func (in *instance) resign(term segment.Term) {
 // electable reports whether the other replicas that are connected are a majority of
 // the group.
 func (p *Partition) electable() bool {
-	up := 0
-	for _, r := range p.replicas {
+	up, voters := 0, p.voters()
+	for _, r := range voters {
 		if transport.ServerID(r.Node, r.Incarnation) != p.local && p.up(r.Node) {
 			up++
 		}
 	}
-	return up > len(p.replicas)/2
+	return up > len(voters)/2
 }
 
 // successors are the other replicas, those first that have acknowledged most; ties

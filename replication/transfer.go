@@ -127,7 +127,7 @@ func (p *Partition) awaitSuccessor(ctx context.Context, in *instance, to metadat
 
 // hasCandidate reports whether any other replica could take over at all.
 func (p *Partition) hasCandidate(to metadata.NodeID, up func(metadata.NodeID) bool) bool {
-	for _, r := range p.replicas {
+	for _, r := range p.voters() {
 		if transport.ServerID(r.Node, r.Incarnation) != p.local && up(r.Node) && (to == NoLeader || to == r.Node) {
 			return true
 		}
@@ -138,7 +138,7 @@ func (p *Partition) hasCandidate(to metadata.NodeID, up func(metadata.NodeID) bo
 // inStep is a follower that acknowledged everything, in order of preference.
 func (p *Partition) inStep(in *instance, to metadata.NodeID, up func(metadata.NodeID) bool) raft.ServerID {
 	matches := in.facade.Matches(p.Leadership().Term)
-	for _, r := range p.replicas {
+	for _, r := range p.voters() {
 		id := transport.ServerID(r.Node, r.Incarnation)
 		match, known := matches[id]
 		if known && segment.Index(match.Index) >= p.Log().LastIndex() && up(r.Node) && (to == NoLeader || to == r.Node) {

@@ -61,6 +61,7 @@ var table = [...]api{
 	{key: 42, name: "DeleteGroups", min: 0, max: 2, shape: deleteGroupsShape, handle: handleDeleteGroups},
 	{key: 43, name: "ElectLeaders", min: 0, max: 2, shape: electLeadersShape, handle: handleElectLeaders},
 	{key: 44, name: "IncrementalAlterConfigs", min: 0, max: 1, shape: incrementalAlterConfigsShape, handle: handleIncrementalAlterConfigs},
+	{key: 45, name: "AlterPartitionReassignments", min: 0, max: 1, shape: alterReassignmentsShape, handle: handleAlterPartitionReassignments},
 	{key: 46, name: "ListPartitionReassignments", min: 0, max: 0, shape: listReassignmentsShape, handle: handleListPartitionReassignments},
 	{key: 47, name: "OffsetDelete", min: 0, max: 0, shape: offsetDeleteShape, handle: handleOffsetDelete},
 	{key: 55, name: "DescribeQuorum", min: 0, max: 2, shape: describeQuorumShape, handle: handleDescribeQuorum},

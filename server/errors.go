@@ -122,6 +122,7 @@ var refusalCodes = map[metadata.Code]*kerr.Error{
 	metadata.DrainedBroker:     kerr.InvalidReplicaAssignment,
 	metadata.UnknownBroker:     kerr.BrokerIDNotRegistered,
 	metadata.HoldsReplicas:     kerr.InvalidRequest,
+	metadata.AssignmentChanged: kerr.RequestTimedOut,
 }
 
 // changeFailure maps an error of a metadata change.

@@ -65,6 +65,7 @@ var (
 	describeConfigsShape         = shape{array(num(1), text, plain(text)), since(1, num(1)), since(3, num(1))}
 	describeLogDirsShape         = shape{array(text, plain(num(4)))}
 	electLeadersShape            = shape{since(1, num(1)), array(text, plain(num(4))), num(4)}
+	alterReassignmentsShape      = shape{num(4), since(1, num(1)), array(text, array(num(4), plain(num(4))))}
 	listReassignmentsShape       = shape{num(4), array(text, plain(num(4)))}
 	describeQuorumShape          = shape{array(text, array(num(4)))}
 	deleteGroupsShape            = shape{plain(text)}

@@ -28,6 +28,8 @@ const (
 	// 10 to 12 are for membership changes.
 	numberUnregisterBroker number = 13
 	numberDrainBroker      number = 14
+	numberReplicasLeft     number = 11
+	numberAlterAssignment  number = 12
 )
 
 // Command is a change of the cluster's state. Its fields must not be changed
@@ -57,6 +59,8 @@ var commands = map[number]spec{
 	numberAllocateProducerIDs: {1, func() Command { return new(AllocateProducerIDs) }},
 	numberFoundWithout:        {1, func() Command { return new(FoundWithout) }},
 	numberEndFounding:         {1, func() Command { return new(EndFounding) }},
+	numberReplicasLeft:        {1, func() Command { return new(ReplicasLeft) }},
+	numberAlterAssignment:     {1, func() Command { return new(AlterAssignment) }},
 	numberUnregisterBroker:    {1, func() Command { return new(UnregisterBroker) }},
 	numberDrainBroker:         {1, func() Command { return new(DrainBroker) }},
 }

@@ -11,6 +11,7 @@
 //   - ids.go       node ids and incarnations, shared with the transport
 //   - command.go   the table of commands and the envelope around each
 //   - broker.go, drain.go, unregister.go, topic.go, producerids.go, founding.go   the commands
+//   - membership.go, retarget.go, assignment.go, reassign.go   which replicas a partition is to have
 //   - result.go    what a command answers: a Result, refusals included
 //   - session.go   each command takes effect once, however often it is sent
 //   - state.go     State, the machine;  view.go  View, one immutable picture

@@ -42,13 +42,19 @@ func (v *View) PreferredLeaders() map[NodeID]int {
 	return leaders
 }
 
-// ReplicaCounts counts the replicas that each broker is to hold.
+// ReplicaCounts counts the replicas that each broker is to hold, or still has to keep
+// until they have left their groups.
 func (v *View) ReplicaCounts() map[NodeID]int {
 	counts := map[NodeID]int{}
 	for t := range v.Topics() {
 		for _, p := range t.Partitions {
 			for _, r := range p.Replicas {
 				counts[r.Node]++
+			}
+			for _, r := range p.Leaving {
+				if find(p.Replicas, r.Node, 0) < 0 {
+					counts[r.Node]++
+				}
 			}
 		}
 	}

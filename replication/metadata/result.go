@@ -53,12 +53,15 @@ const (
 	// HoldsReplicas is a broker that cannot be unregistered, since it is to hold
 	// replicas.
 	HoldsReplicas Code = 18
+	// AssignmentChanged is a change of a partition's replicas that was planned by
+	// another picture of them; it must be planned anew.
+	AssignmentChanged Code = 19
 )
 
 var codeNames = [...]string{"ok", "ignored", "fenced", "expired", "malformed", "topic exists", "unknown topic",
 	"invalid topic name", "invalid partitions", "invalid replicas", "stale broker", "other cluster",
 	"duplicate node id", "retired incarnation", "rolled-back disk", "the cluster is being founded",
-	"drained broker", "unknown broker", "the broker holds replicas"}
+	"drained broker", "unknown broker", "the broker holds replicas", "the replicas were changed"}
 
 // String is the code in words.
 func (c Code) String() string {

@@ -11,7 +11,7 @@ import (
 // A snapshot is the whole state:
 //
 //	0   8  "MRMETA" and two zero bytes
-//	8   4  version, 3
+//	8   4  version, 4
 //	12  8  length of the body
 //	20     body
 //	    4  CRC32C of everything before
@@ -23,7 +23,7 @@ import (
 //	| sessions (i32 node, session) | version 3: u64 incarnations of unregistered brokers
 const (
 	snapshotMagic   = "MRMETA\x00\x00"
-	snapshotVersion = 3
+	snapshotVersion = 4
 	snapshotHeader  = 20
 )
 

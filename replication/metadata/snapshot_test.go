@@ -39,8 +39,23 @@ func busier(t *testing.T) *machine {
 	return m
 }
 
-func TestSnapshotGolden(t *testing.T) {
+// moving is busier with a partition of which the replicas change, for the second time.
+func moving(t *testing.T) *machine {
 	m := busier(t)
+	m.want(OK, register(5))
+	for _, nodes := range [][]NodeID{{3, 1}, {1, 5}} {
+		topic, _ := m.View().TopicNamed("orders")
+		m.want(OK, m.View().Reassign(topic, 0, nodes, func() uint64 { return 0xb005 }))
+		topic, _ = m.View().TopicNamed("orders")
+		if nodes[0] == 3 {
+			m.want(OK, &ReplicasLeft{Topic: topic.ID, Changed: topic.Partitions[0].Changed})
+		}
+	}
+	return m
+}
+
+func TestSnapshotGolden(t *testing.T) {
+	m := moving(t)
 	b := golden(t, "snapshot", m.bytes())
 	restored := newMachine(t)
 	if err := restored.Restore(iotest.OneByteReader(bytes.NewReader(b))); err != nil {
@@ -80,6 +95,18 @@ func TestSnapshotVersion2(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(m.bytes(), busy(t).bytes()) {
+		t.Error("another state than the one that was written")
+	}
+}
+
+// TestSnapshotVersion3 reads the state of busier as it was written before replicas could
+// be changed.
+func TestSnapshotVersion3(t *testing.T) {
+	m := newMachine(t)
+	if err := m.Restore(bytes.NewReader(goldenBytes(t, "snapshot_v3"))); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.bytes(), busier(t).bytes()) {
 		t.Error("another state than the one that was written")
 	}
 }

@@ -142,15 +142,15 @@ func TestCreateTopicRefusals(t *testing.T) {
 		{"bad name", create("a/b", 2, 1), InvalidTopicName},
 		{"same name", create("orders.eu", 2, 1), TopicExists},
 		{"differs in '.' and '_'", create("orders_eu", 2, 1), InvalidTopicName},
-		{"no id", &CreateTopic{Name: "a", Partitions: []Partition{{[]Replica{replica(1)}}}}, Malformed},
+		{"no id", &CreateTopic{Name: "a", Partitions: []Partition{{Replicas: []Replica{replica(1)}}}}, Malformed},
 		{"id of another topic", create("a", 1, 1), Malformed},
 		{"no partitions", &CreateTopic{Name: "a", ID: topicID(2)}, InvalidPartitions},
 		{"too many partitions", &CreateTopic{Name: "a", ID: topicID(2), Partitions: make([]Partition, MaxPartitions+1)}, InvalidPartitions},
 		{"no replicas", create("a", 2), InvalidReplicas},
 		{"a broker twice", create("a", 2, 1, 2, 1), InvalidReplicas},
 		{"an unknown broker", create("a", 2, 1, 9), InvalidReplicas},
-		{"a broker's former disk", &CreateTopic{Name: "a", ID: topicID(2), Partitions: []Partition{{[]Replica{{1, 5, 0xdead}}}}}, StaleBroker},
-		{"no replica incarnation", &CreateTopic{Name: "a", ID: topicID(2), Partitions: []Partition{{[]Replica{{1, 0, 0x1001}}}}}, Malformed},
+		{"a broker's former disk", &CreateTopic{Name: "a", ID: topicID(2), Partitions: []Partition{{Replicas: []Replica{{Node: 1, Incarnation: 5, NodeIncarnation: 0xdead}}}}}, StaleBroker},
+		{"no replica incarnation", &CreateTopic{Name: "a", ID: topicID(2), Partitions: []Partition{{Replicas: []Replica{{Node: 1, NodeIncarnation: 0x1001}}}}}, Malformed},
 	}
 	for _, row := range rows {
 		result := m.do(row.cmd)

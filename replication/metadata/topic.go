@@ -28,6 +28,9 @@ type Replica struct {
 	// NodeIncarnation is the disk of the broker that the replica was meant for
 	// when it was created; only that one may make the folder.
 	NodeIncarnation Incarnation
+	// Index is where in the metadata log the replica was given to its node; 0 for one
+	// that the topic was created with, see Topic.Since.
+	Index uint64
 }
 
 const replicaSize = 4 + 8 + 8
@@ -38,14 +41,43 @@ func codeReplica(c *coder, r *Replica) {
 	code64(c, &r.NodeIncarnation)
 }
 
+// codeStoredReplica is codeReplica in snapshots.
+func codeStoredReplica(c *coder, r *Replica) {
+	codeReplica(c, r)
+	code64(c, &r.Index)
+}
+
 // Partition is the intended state of a partition; what its raft group has made of
 // it is known to that group.
 type Partition struct {
-	// Replicas are its copies, the preferred leader first.
+	// Replicas are the copies that it is to have, the preferred leader first.
 	Replicas []Replica
+	// Leaving are replicas that it is to have no longer, and that may still be members
+	// of the group: their nodes keep them, and run them if they can. A node that is in
+	// both lists has lost the one in this.
+	Leaving []Replica
+	// Changed is where in the metadata log Replicas changed last, 0 if never since the
+	// topic was created.
+	Changed uint64
+	// Reached is the last Changed that the group's committed configuration came up to.
+	Reached uint64
 }
 
+// codePartition codes a partition as it is created.
 func codePartition(c *coder, p *Partition) { list(c, &p.Replicas, replicaSize, codeReplica) }
+
+// codeStoredPartition is a partition in snapshots; before version 4 the one it was
+// created with.
+func codeStoredPartition(c *coder, p *Partition) {
+	if c.version < 4 {
+		codePartition(c, p)
+		return
+	}
+	list(c, &p.Replicas, replicaSize+8, codeStoredReplica)
+	list(c, &p.Leaving, replicaSize+8, codeStoredReplica)
+	code64(c, &p.Changed)
+	code64(c, &p.Reached)
+}
 
 // Topic is a topic as created and configured. It is never changed once it is in
 // a View: a change makes another one.
@@ -74,13 +106,15 @@ const topicSize = 4 + 16 + 8 + 4 + 4 + 8 + 1
 //	u32 length, name | 16 id | u64 index | configs | partitions | u64 start term | u8 internal
 //
 // where configs are u32 n, n x (u32 length, key, u32 length, value) in key order,
-// partitions u32 n, n x (u32 m, m x (i32 node, u64 replica, u64 node incarnation)).
+// partitions u32 n, n x (replicas, and from version 4 on: leaving, u64 changed, u64 reached), and
+// replicas and leaving u32 m, m x (i32 node, u64 replica, u64 node incarnation, and from
+// version 4 on: u64 index).
 func codeTopic(c *coder, t *Topic) {
 	c.text(&t.Name)
 	c.fixed(t.ID[:])
 	code64(c, &t.Index)
 	c.configs(&t.Configs)
-	list(c, &t.Partitions, 4, codePartition)
+	list(c, &t.Partitions, 4, codeStoredPartition)
 	code64(c, &t.StartTerm)
 	c.bool(&t.Internal)
 }
@@ -113,7 +147,7 @@ func codeDeletion(c *coder, d *Deletion) {
 // CreateTopic makes a topic. The sender has drawn the ids, so a second copy
 // creates nothing: it is recognised by the topic id. The result has the StartTerm.
 //
-//	u32 length, name | 16 id | configs | partitions | u8 internal     as in codeTopic
+//	u32 length, name | 16 id | configs | partitions | u8 internal     as in codeTopic, version 1
 type CreateTopic struct {
 	// Name is the topic's name.
 	Name string
