@@ -15,6 +15,12 @@ import (
 	"github.com/millrace/millrace/replication/transport"
 )
 
+// ErrControllerResigned is a change that was given to a node which led the metadata
+// group and gave that up, because its disk hangs. Another node should be asked: this
+// one does not hear who leads now. What it had may yet take effect, as with a leader
+// of Kafka's controllers that resigns.
+var ErrControllerResigned = errors.New("this node gave up leading the metadata group: its disk hangs")
+
 // ErrMetadataUnavailable is a change, or a read, that the metadata group did not
 // answer in time. A change may have taken effect or may still do so, once.
 var ErrMetadataUnavailable = errors.New("the metadata group did not answer in time")
@@ -85,7 +91,7 @@ func (t *callTable) end(sequence uint64) {
 // leader, again and again until that answers or ctx ends, and takes effect once.
 // It returns after this node's own view has applied the index. A refusal is a
 // *metadata.Refusal, and nothing was changed; ErrMetadataUnavailable leaves the
-// outcome open.
+// outcome open, and so does ErrControllerResigned, which is said at once.
 func (m *MetaGroup) Change(ctx context.Context, cmd metadata.Command) (metadata.Result, uint64, error) {
 	var none metadata.Result
 	registered := func(v *metadata.View) bool { return v.HasSession(m.node.ID(), m.process.Load()) }
@@ -115,10 +121,17 @@ func (m *MetaGroup) Change(ctx context.Context, cmd metadata.Command) (metadata.
 	return result, result.Index, nil
 }
 
-// changeUntil sends one command until it is answered.
+// changeUntil sends one command until it is answered, or this node has given up
+// leading.
 func (m *MetaGroup) changeUntil(ctx context.Context, command []byte) (result metadata.Result, err error) {
-	err = m.retry(ctx, func(ctx context.Context) error {
-		result, err = m.attempt(ctx, command)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err = m.retry(ctx, func(once context.Context) error {
+		result, err = m.attempt(once, command)
+		if err != nil && m.hasResigned() {
+			cancel()
+			return ErrControllerResigned
+		}
 		return err
 	})
 	return result, err
@@ -163,7 +176,7 @@ func (m *MetaGroup) askLeader(ctx context.Context, method transport.Method, body
 	node, known := m.liveLeader()
 	switch {
 	case !known && m.hasResigned():
-		return nil, errMetaResigned
+		return nil, ErrControllerResigned
 	case !known:
 		return nil, errNoMetaLeader
 	case node == m.node.ID():
@@ -271,7 +284,7 @@ func (m *MetaGroup) quorum() string {
 	if in := m.current(); in != nil {
 		voters = voterIDs(in.raft.GetConfiguration().Configuration().Servers)
 		if m.hasResigned() {
-			return fmt.Sprintf("%v (cluster %s)", errMetaResigned, m.node.ClusterID())
+			return fmt.Sprintf("%v (cluster %s)", ErrControllerResigned, m.node.ClusterID())
 		}
 	} else if stored := m.stored.Load(); stored != nil {
 		voters = *stored

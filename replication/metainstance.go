@@ -323,7 +323,7 @@ func (in *metaInstance) awaitCall(ctx context.Context, call func() error) error 
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-letGo:
-		return errMetaResigned
+		return ErrControllerResigned
 	case <-in.stopped:
 		return raft.ErrRaftShutdown
 	}

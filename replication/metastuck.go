@@ -1,8 +1,6 @@
 package replication
 
 import (
-	"errors"
-
 	"github.com/hashicorp/raft"
 
 	"github.com/millrace/millrace/segment"
@@ -11,10 +9,6 @@ import (
 // The metadata group's leader with a disk that hangs gives its leadership up like a
 // partition's, see stuck.go. Its files are a library's, so the calls that store
 // entries are watched from outside (failStop), each as one step.
-
-// errMetaResigned: this node led the group, and its disk hangs. What it was handed
-// may yet take effect.
-var errMetaResigned = errors.New("this node gave up leading the metadata group: its disk hangs")
 
 // hasResigned reports whether the instance has given up the term it is in.
 func (in *metaInstance) hasResigned() bool {

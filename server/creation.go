@@ -295,5 +295,8 @@ func (c *creations) once(ctx context.Context, n *node, spec *topicSpec) (*metada
 		}
 		return nil, fail(kerr.LeaderNotAvailable, "")
 	}
+	if failure != nil && failure.code == kerr.NotController.Code { // the client did not ask for the controller
+		return nil, fail(kerr.LeaderNotAvailable, "")
+	}
 	return t, failure
 }

@@ -134,6 +134,9 @@ func changeFailure(err error) *failure {
 		}
 		return fail(kerr.UnknownServerError, refused.Error())
 	}
+	if errors.Is(err, replication.ErrControllerResigned) { // the client asks who the controller is
+		return fail(kerr.NotController, replication.ErrControllerResigned.Error())
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fail(kerr.RequestTimedOut, "the metadata group did not answer in time")
 	}

@@ -1,14 +1,18 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace/millrace/replication"
 	"github.com/millrace/millrace/replication/metamodel"
@@ -84,4 +88,19 @@ func readyChecks(t *testing.T, b *Broker) (status int, checks map[string]check) 
 		checks[c.Name] = c
 	}
 	return resp.StatusCode, checks
+}
+
+// The controller gave up because its disk hangs. Those who asked for the controller
+// look for the next one; those who asked any broker try again.
+func TestResignedControllerSendsClientsOn(t *testing.T) {
+	n := newTestNode(t, 1, nil)
+	n.cluster.mu.Lock()
+	n.cluster.changeErr = fmt.Errorf("%w: %w (last: %w)", replication.ErrMetadataUnavailable, context.Canceled, replication.ErrControllerResigned)
+	n.cluster.mu.Unlock()
+	if got := n.call(t, createRequest("x", 1, 1)).(*kmsg.CreateTopicsResponse).Topics[0]; got.ErrorCode != kerr.NotController.Code {
+		t.Errorf("create: code %d", got.ErrorCode)
+	}
+	if _, failure := n.creating.automatic(t.Context(), n.node, "automatic"); failure == nil || failure.code != kerr.LeaderNotAvailable.Code {
+		t.Errorf("a topic that is made because somebody asks for it: %v", failure)
+	}
 }
