@@ -17,6 +17,7 @@
 //   - state.go     State, the machine;  view.go  View, one immutable picture
 //   - snapshot.go  the whole state as bytes
 //   - placement.go which brokers get the replicas of a new topic
+//   - plan.go      where the replicas there are should move
 //   - names.go     Kafka's rules for topic names
 //   - codec.go     the one coder behind commands, results and snapshots
 //   - table.go     the persistent map that views are made of

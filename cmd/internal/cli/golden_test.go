@@ -121,6 +121,15 @@ func TestGolden(t *testing.T) {
 		act("cluster-undrain-dry."+format, "", "cluster", "undrain", "1", "--dry-run", "--format", format)
 		act("cluster-undrain."+format, "", "cluster", "undrain", "1", "--format", format)
 	}
+	for _, format := range []string{"text", "json", "yaml"} {
+		act("cluster-move-dry."+format, "", "cluster", "move", "golden-text", "--to", "2,1", "--dry-run", "--format", format)
+		act("cluster-move-none."+format, "", "cluster", "move", "golden-text", "--to", "1", "--format", format)
+		act("cluster-move-cancel."+format, "", "cluster", "move", "--cancel", "--format", format)
+		act("cluster-balance."+format, "", "cluster", "balance", "--format", format)
+		act("cluster-decommission-refused."+format, "", "cluster", "decommission", "1", "--format", format)
+	}
+	act("cluster-move-unknown.text", "", "cluster", "move", "golden-text", "--to", "7")
+	act("cluster-decommission-unknown.text", "", "cluster", "decommission", "7")
 	act("cluster-undrain-again.text", "", "cluster", "undrain", "1")
 	act("cluster-drain-unknown.text", "", "cluster", "drain", "7")
 	act("cluster-drain-unknown.json", "", "cluster", "undrain", "7", "--format", "json")
