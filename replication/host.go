@@ -129,7 +129,6 @@ func Open(ctx context.Context, config Config) (*Host, error) {
 	if config.FS == nil {
 		config.FS = vfs.OS()
 	}
-	config.Timings = config.Timings.withDefaults()
 	h := &Host{
 		config: config, logger: config.Logger, leaders: newLeaderTable(),
 		partitions: map[transport.GroupID]*Partition{},

@@ -17,21 +17,27 @@ import (
 	"github.com/millrace/millrace/segment/planted"
 )
 
-// Timings are the clocks of the raft groups.
+// Timings are the clocks of the raft groups. Each group pays for them all the time.
 type Timings struct {
 	// Heartbeat and Election are raft's time-outs: how long a follower waits for
 	// its leader, and a candidate for votes. Default 1 s.
 	Heartbeat, Election time.Duration
 	// Lease is how long a leader goes on without hearing from a majority; at
-	// most Heartbeat. Default 1 s.
+	// most Heartbeat, which is its default.
 	Lease time.Duration
-	// Commit is how often a leader tells idle followers its commit index.
-	// Default 250 ms.
+	// Commit is how often a leader tells idle followers its commit index, if they
+	// have not heard it otherwise. Default 2 s, 250 ms in the metadata group.
 	Commit time.Duration
 }
 
-// withDefaults fills in what is zero.
-func (t Timings) withDefaults() Timings {
+// withDefaults fills in what is zero with the defaults of a partition.
+func (t Timings) withDefaults() Timings { return t.or(2 * time.Second) }
+
+// forMetadata fills in what is zero with the defaults of the metadata group.
+func (t Timings) forMetadata() Timings { return t.or(250 * time.Millisecond) }
+
+// or fills in what is zero.
+func (t Timings) or(commit time.Duration) Timings {
 	fill := func(d *time.Duration, otherwise time.Duration) {
 		if *d == 0 {
 			*d = otherwise
@@ -40,9 +46,13 @@ func (t Timings) withDefaults() Timings {
 	fill(&t.Heartbeat, time.Second)
 	fill(&t.Election, t.Heartbeat)
 	fill(&t.Lease, t.Heartbeat)
-	fill(&t.Commit, 250*time.Millisecond)
+	fill(&t.Commit, commit)
 	return t
 }
+
+// heartbeatTick is what the heartbeats of all groups to a peer wait for, to travel
+// together: a tenth of the least time between two of a group.
+func (t Timings) heartbeatTick() time.Duration { return t.Heartbeat / 100 }
 
 // maxAppendEntries is how many entries one AppendEntries, and nearly one
 // StoreLogs, holds at most; the transport bounds them by bytes too.

@@ -115,7 +115,7 @@ func OpenMetaGroup(ctx context.Context, config MetaConfig) (*MetaGroup, error) {
 	if config.SnapshotEntries == 0 {
 		config.SnapshotEntries = 8192
 	}
-	config.Timings = config.Timings.withDefaults()
+	config.Timings = config.Timings.forMetadata()
 	config.Join = normalize(config.Join)
 	config.FoundWithout = strings.TrimSpace(config.FoundWithout)
 	if len(config.Join) > metadata.MaxFounders {

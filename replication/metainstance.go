@@ -191,7 +191,7 @@ func (m *MetaGroup) startInstance(stores MetaStores) error {
 		m.config.Fatal(fmt.Errorf("metadata group: %w", err))
 	}, watch: newStoreWatch(m.disk, func() uint64 { return 0 }, func() { m.diskHangs(in) })}
 	in.stores = stores
-	machine := &metaMachine{group: m, state: metadata.NewState()}
+	machine := &metaMachine{group: m, state: metadata.NewState(), moved: facade.CommitMoved}
 	in.raft, err = newRaft(m.metaRaftConfig(id), machine, stores, stores, stores.Snapshots(), facade)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the metadata group: %w", err), facade.Close(), stores.Close())
@@ -340,6 +340,7 @@ func (in *metaInstance) leads() bool {
 type metaMachine struct {
 	group  *MetaGroup
 	state  *metadata.State
+	moved  func()      // the commit index has moved, which the followers should hear of; may be nil
 	failed atomic.Bool // a command could not be followed; nothing is applied any more
 }
 
@@ -364,6 +365,9 @@ func (f *metaMachine) Apply(entry *raft.Log) any {
 		return metaAnswer{err: err}
 	}
 	f.group.publish(f.state.View())
+	if f.moved != nil {
+		f.moved()
+	}
 	return metaAnswer{result: result}
 }
 

@@ -110,7 +110,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 		opened:    l,
 		options:   h.logOptions(a),
 		stable:    h.votes.Group(a.group()),
-		timings:   h.config.Timings,
+		timings:   h.config.Timings.withDefaults(),
 		disk:      h.disk,
 		logger:    h.logger,
 		fatal:     h.fatal,
@@ -129,7 +129,7 @@ func (h *Host) partitionConfig(a assignment, l *log.Log) partitionConfig {
 func (p *Partition) facade(l *log.Log) (*transport.Facade, error) {
 	return transport.NewFacade(transport.FacadeConfig{
 		Group: p.group, LocalID: p.local, Network: p.network, Source: frames{l}, LastKnownCommitted: l.Applied,
-		Base: func() segment.Index { return l.FirstIndex() - 1 }, OnCommitted: l.NoteCommitted, Seed: p.seed, Logger: p.logger,
+		Base: func() segment.Index { return l.FirstIndex() - 1 }, OnCommitted: l.NoteCommitted, Seed: p.seed, HeartbeatTick: p.timings.heartbeatTick(), Logger: p.logger,
 	})
 }
 

@@ -26,7 +26,9 @@ func (f *Facade) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raf
 	if err != nil {
 		return err
 	}
-	if !isHeartbeat(args) {
+	if isHeartbeat(args) {
+		f.gather(ctx)
+	} else {
 		f.begin(p)
 		defer f.end(p)
 	}
@@ -40,8 +42,13 @@ func (f *Facade) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raf
 			return context.Cause(ctx)
 		}
 		gone, ok := absent(err, known)
-		if !ok {
+		if !ok && failures >= maxAttempts {
 			return fmt.Errorf("append to %s: %w", id, err)
+		}
+		if !ok { // what raft is told of it tries again after its CommitTimeout, which is long
+			failures++
+			pause(ctx, failures+1)
+			continue
 		}
 		waited, err := f.hold(ctx, p, gone)
 		if err != nil {
@@ -51,6 +58,24 @@ func (f *Facade) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raf
 			failures = 0
 		}
 		pause(ctx, failures)
+	}
+}
+
+// gather lets a heartbeat wait for the next tick of the clock, the same for all groups,
+// so that those to a peer travel together: sent one by one, each would cost the writing
+// and the reading side a system call and the waking of a thread. One that raft sends to
+// verify its leadership waits too.
+func (f *Facade) gather(ctx context.Context) {
+	tick := f.config.HeartbeatTick
+	if tick <= 0 {
+		return
+	}
+	now := time.Now()
+	timer := time.NewTimer(now.Truncate(tick).Add(tick).Sub(now))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -220,6 +245,9 @@ func cutEntries(args *raft.AppendEntriesRequest, limit int) (data [][]byte, tabl
 const (
 	retryPause    = 5 * time.Millisecond
 	maxRetryPause = time.Second
+	// maxAttempts is how often a peer that answers with an error is tried again,
+	// within a second and a half, before raft hears of it.
+	maxAttempts = 8
 )
 
 // pause waits after the second failure in a row and on.

@@ -104,6 +104,9 @@ type FacadeConfig struct {
 	// returns once it does, or why it does not. It may close this facade on the way,
 	// and then the leader asks the next one. Nil where snapshots are refused.
 	Seed func(ctx context.Context, request SeedRequest) error
+	// HeartbeatTick is how often heartbeats are sent: those of all groups together. It
+	// must be short beside the time between two of them; 0 sends each at once.
+	HeartbeatTick time.Duration
 	// VoteTimeout bounds votes and campaign requests, which raft gives no time
 	// limit. Default 5 s.
 	VoteTimeout time.Duration
@@ -199,10 +202,12 @@ type replica struct {
 	id   raft.ServerID   // never changes
 	node metadata.NodeID // never changes
 
-	announced uint64   // how often it said "group up"
-	appending int      // AppendEntries to it that are under way; heartbeats do not count
-	nudging   bool     // a nudge to it is under way
-	progress  progress // in the term of the reign
+	announced uint64 // how often it said "group up"
+	appending int    // AppendEntries to it that are under way; heartbeats do not count
+	nudging   bool   // a nudge to it is under way
+	// nudgesLost is how many were lost in a row.
+	nudgesLost atomic.Int32
+	progress   progress // in the term of the reign
 }
 
 // NewFacade makes the transport of one raft instance. It takes part once it is

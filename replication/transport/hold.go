@@ -81,11 +81,15 @@ func (f *Facade) wakeLocked() {
 	}
 }
 
-// peersChanged lets the held calls look again, after a node went up or down.
+// peersChanged lets the held calls look again, after a node went up or down, and has
+// the followers that are back hear what was committed meanwhile.
 func (f *Facade) peersChanged() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.wakeLocked()
+	for _, p := range f.replicas {
+		f.rearmLocked(p)
+	}
 }
 
 // groupUp notes that a replica has said that its instance has started. Replicas
@@ -95,6 +99,10 @@ func (f *Facade) groupUp(replica raft.ServerID) {
 	defer f.mu.Unlock()
 	if p := f.replicas[replica]; p != nil {
 		p.announced++
+		// A new instance knows of nothing that it is committed, nor of a leader: the
+		// nudge tells it both, whatever the one before it knew.
+		p.progress.commit = 0
+		f.rearmLocked(p)
 		f.wakeLocked()
 	}
 }

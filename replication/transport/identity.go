@@ -52,7 +52,11 @@ func ParseServerID(id raft.ServerID) (node metadata.NodeID, incarnation uint64, 
 	n, nodeErr := strconv.ParseInt(number, 10, 32)
 	incarnation, hexErr := strconv.ParseUint(digits, 16, 64)
 	node = metadata.NodeID(n)
-	if !ok || nodeErr != nil || hexErr != nil || ServerID(node, incarnation) != id || n < 0 {
+	// The one text that ServerID makes of the two, without making it: this runs for each
+	// message.
+	canonical := len(digits) == 16 && !strings.ContainsAny(digits, "ABCDEF") &&
+		(number == "0" || number != "" && number[0] >= '1' && number[0] <= '9')
+	if !ok || nodeErr != nil || hexErr != nil || !canonical {
 		return 0, 0, fmt.Errorf("%w: %q", ErrServerID, string(id))
 	}
 	return node, incarnation, nil

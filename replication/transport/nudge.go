@@ -74,7 +74,7 @@ func (f *Facade) nudgeRound() {
 		return
 	}
 	for _, p := range f.replicas {
-		if !p.wantsNudge(commit) {
+		if !p.wantsNudge(commit) || !f.config.Network.Up(p.node) { // peersChanged arms when it is
 			continue
 		}
 		p.nudging = true
@@ -94,18 +94,27 @@ func (p *replica) wantsNudge(commit uint64) bool {
 	return p.appending == 0 && !p.nudging && min(commit, uint64(p.progress.match.Index)) > p.progress.commit
 }
 
-// nudge sends one. A failure is left to raft's own AppendEntries, which also
-// looks at a later term in the answer.
+// nudge sends one, and the next if it was lost or the commit index has moved. A
+// refusal is left to raft's own AppendEntries, which also looks at a later term in
+// the answer.
 func (f *Facade) nudge(ctx context.Context, p *replica, args *raft.AppendEntriesRequest) {
 	var resp raft.AppendEntriesResponse
 	err := f.sendAppend(ctx, p, args, &resp)
+	if err != nil {
+		pause(ctx, p.lostNudge())
+	} else {
+		p.nudgesLost.Store(0)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p.nudging = false
-	if err == nil && resp.Success {
+	if err != nil || resp.Success {
 		f.rearmLocked(p)
 	}
 }
+
+// lostNudge counts a nudge that was lost, and returns the failures to pause for.
+func (p *replica) lostNudge() int { return int(p.nudgesLost.Add(1)) + 1 }
 
 // begin counts an AppendEntries that goes to the peer.
 func (f *Facade) begin(p *replica) {
