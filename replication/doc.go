@@ -19,6 +19,7 @@
 //	stuck.go metastuck.go drain.go
 //	stopping.go hungdisk.go            and away from a hung disk and a broker that is to be stopped, or stops
 //	membership.go                      a partition's group gets the replicas that the metadata wants
+//	confirm.go                         whether what only the leader may say may be said now
 //	node.go metagroup.go metastore.go
 //	founding.go join.go forward.go
 //	quorum.go                          the data folder's identity and the metadata group
@@ -45,6 +46,38 @@
 // nothing that is committed; there are no snapshots, only the checkpoint at which
 // NewRaft starts, and the S of a seed; an append that failed poisons the instance, because raft's own
 // idea of its last entry is wrong from then on, and a new instance is started.
+//
+// # What only a leader may say
+//
+// Where a log ends, and the positions of a group, are answered from the leader's
+// memory. One that was cut off, or whose process was paused, may have been replaced
+// and not know it. So such an answer is taken first, and given if Partition.Confirm
+// says so, which asks the group: a majority of the voters, this one included, must
+// accept a heartbeat of the leader's term that was sent after Confirm was called.
+//
+// That suffices. Let a later leader, of term U, have acknowledged something before the
+// client asked. Its election took a majority of voters that were in term U or a later
+// one by then, and no voter ever goes back: the term is durable before a vote is given,
+// and a replica that lost it is another voter (DESIGN 4.4). The two majorities share a
+// voter. If that is another node, it was asked after it came to be in term U, and
+// refuses; if it is this one, it has left its term, which is looked at last. And what
+// this leader itself acknowledged before the client asked was applied before, so that
+// the answer has it. Changes of membership alter nothing, by Raft's own argument: two
+// configurations that follow each other have no disjoint majorities, and the second
+// is used before a third is begun.
+//
+// It asks no clock. A lease would need that nobody is elected while it runs, and the
+// failure detector means to elect at once: within milliseconds of a reset and a
+// refusal, while the pings that the old leader sent before are younger than any
+// useful lease. Waiting out that lease at every election would make each failover
+// longer for the sake of questions that are rare; one round trip, shared by all who
+// ask at one time, is their price. A late answer to an older heartbeat proves nothing
+// and is not counted, as it is by raft's VerifyLeader: after a pause of the process
+// all answers are late. The metadata group's read index is confirmed in the same way.
+//
+// Records and acknowledgements need none of it. What lies below the high watermark is
+// committed, whoever leads; a fetch may see less than there is, and never anything
+// else. An acknowledgement takes a majority by itself.
 //
 // # What a trim may remove
 //

@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/replication/metadata"
 	"github.com/millrace/millrace/replication/transport"
+	"github.com/millrace/millrace/segment"
 )
 
 // ErrControllerResigned is a change that was given to a node which led the metadata
@@ -357,8 +358,9 @@ func (m *MetaGroup) readIndexHere(ctx context.Context, _ []byte) ([]byte, error)
 	if in == nil || !in.leads() {
 		return nil, m.notLeader()
 	}
+	term := segment.Term(in.readyTerm.Load())
 	index := m.View().Index()
-	if err := in.await(ctx, in.raft.VerifyLeader()); err != nil || !in.leads() {
+	if err := in.facade.Confirm(ctx, term); err != nil || !in.leads() {
 		return nil, m.notLeader()
 	}
 	return binary.BigEndian.AppendUint64(nil, index), nil

@@ -177,9 +177,12 @@ func (f *fetching) read(ctx context.Context, result *fetchResult, left int64) *f
 	result.start, result.watermark = records.StartOffset(), records.HighWatermark() // in this order, start is never above
 	if want.offset < result.start || want.offset > records.NextOffset() {
 		// A wrong OFFSET_OUT_OF_RANGE makes a consumer skip or read everything
-		// again: it is said only if this was the leader throughout.
-		if now := p.Leadership(); !now.Ready || now.Term != leadership.Term {
-			return fail(kerr.NotLeaderForPartition, "")
+		// again: a leader that was overtaken would say it of what its successor has
+		// acknowledged since.
+		if failure := confirm(ctx, p, leadership.Term); failure != nil {
+			result.watermark, result.start = -1, -1
+			result.hint = f.node.hint(topic.ID, want.number)
+			return failure
 		}
 		return fail(kerr.OffsetOutOfRange, "")
 	}

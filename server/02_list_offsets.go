@@ -16,7 +16,8 @@ import (
 //
 // Only a ready leader knows the high watermark that answers "latest"; before
 // that, OFFSET_NOT_AVAILABLE makes the client ask again, while a wrong answer
-// would make a new consumer skip records.
+// would make a new consumer skip records, or read some again. Whatever is answered
+// was confirmed by a majority, see confirm.go.
 
 // The timestamps with a meaning of their own.
 const (
@@ -28,55 +29,63 @@ const (
 	earliestPendingOffset = -6
 )
 
-func handleListOffsets(_ context.Context, n *node, r *request) (kmsg.Response, error) {
+func handleListOffsets(ctx context.Context, n *node, r *request) (kmsg.Response, error) {
 	body := r.body.(*kmsg.ListOffsetsRequest)
 	resp := kmsg.NewPtrListOffsetsResponse()
+	resp.Topics = make([]kmsg.ListOffsetsResponseTopic, len(body.Topics))
+	var readings []reading
 	for i := range body.Topics {
-		t := kmsg.NewListOffsetsResponseTopic()
-		t.Topic = body.Topics[i].Topic
-		for j := range body.Topics[i].Partitions {
-			t.Partitions = append(t.Partitions, listOffset(n, t.Topic, &body.Topics[i].Partitions[j]))
+		want, t := &body.Topics[i], kmsg.NewListOffsetsResponseTopic()
+		t.Topic = want.Topic
+		t.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, len(want.Partitions))
+		for j := range want.Partitions {
+			sp := &t.Partitions[j]
+			noOffset(sp, want.Partitions[j].Partition)
+			c, failure := listOffset(n, t.Topic, &want.Partitions[j], sp)
+			if failure != nil {
+				sp.ErrorCode = failure.code
+				continue
+			}
+			readings = append(readings, c)
 		}
-		resp.Topics = append(resp.Topics, t)
+		resp.Topics[i] = t
 	}
+	settle(ctx, readings)
 	return resp, nil
 }
 
-// listOffset answers for one partition.
-func listOffset(n *node, topic string, want *kmsg.ListOffsetsRequestTopicPartition) kmsg.ListOffsetsResponseTopicPartition {
-	sp := kmsg.NewListOffsetsResponseTopicPartition()
-	sp.Partition, sp.Timestamp, sp.Offset, sp.LeaderEpoch = want.Partition, -1, -1, -1
-	failure := func() *failure {
-		t, failure := n.topic(n.cluster.View(), topicRef{name: topic})
-		if failure != nil {
-			return failure
-		}
-		p, l, failure := n.leading(t, want.Partition, want.CurrentLeaderEpoch)
-		if failure != nil {
-			return failure
-		}
-		if !l.Ready {
-			return fail(kerr.OffsetNotAvailable, "")
-		}
-		offset, timestamp, failure := findOffset(p.Log(), want.Timestamp)
-		if failure != nil {
-			return failure
-		}
-		// Read while this was the leader, or it may be that of a log that has been
-		// overtaken.
-		if now := p.Leadership(); !now.Ready || now.Term != l.Term {
-			return fail(kerr.NotLeaderForPartition, "")
-		}
-		sp.Offset, sp.Timestamp = int64(offset), timestamp
-		if offset >= 0 {
-			sp.LeaderEpoch = int32(l.Term)
-		}
-		return nil
-	}()
+// noOffset is an answer without an offset.
+func noOffset(sp *kmsg.ListOffsetsResponseTopicPartition, number int32) {
+	*sp = kmsg.NewListOffsetsResponseTopicPartition()
+	sp.Partition, sp.Timestamp, sp.Offset, sp.LeaderEpoch = number, -1, -1, -1
+}
+
+// listOffset answers for one partition, if the reading it returns is confirmed.
+func listOffset(n *node, topic string, want *kmsg.ListOffsetsRequestTopicPartition, sp *kmsg.ListOffsetsResponseTopicPartition) (reading, *failure) {
+	t, failure := n.topic(n.cluster.View(), topicRef{name: topic})
 	if failure != nil {
-		sp.ErrorCode = failure.code
+		return reading{}, failure
 	}
-	return sp
+	p, l, failure := n.leading(t, want.Partition, want.CurrentLeaderEpoch)
+	if failure != nil {
+		return reading{}, failure
+	}
+	if !l.Ready {
+		return reading{}, fail(kerr.OffsetNotAvailable, "")
+	}
+	offset, timestamp, failure := findOffset(p.Log(), want.Timestamp)
+	if failure != nil {
+		return reading{}, failure
+	}
+	sp.Offset, sp.Timestamp = int64(offset), timestamp
+	if offset >= 0 {
+		sp.LeaderEpoch = int32(l.Term)
+	}
+	withdraw := func(code int16) {
+		noOffset(sp, want.Partition)
+		sp.ErrorCode = code
+	}
+	return reading{p, l.Term, withdraw}, nil
 }
 
 // findOffset finds the offset that a timestamp asks for; -1, -1 if there is none.

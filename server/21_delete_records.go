@@ -96,6 +96,11 @@ func trimPartition(ctx context.Context, n *node, t *metadata.Topic, number int32
 	if offset == highWatermarkOffset {
 		start = watermark
 	}
+	if start > watermark { // unless there is another leader, whose log is longer
+		if failure := confirm(ctx, p, l.Term); failure != nil {
+			return 0, failure
+		}
+	}
 	if start < 0 || start > watermark {
 		return 0, fail(kerr.OffsetOutOfRange, "")
 	}

@@ -48,6 +48,10 @@ type cluster interface {
 type partition interface {
 	// Leadership says whether this replica leads, and is ready to serve.
 	Leadership() replication.Leadership
+	// Confirm returns nil if an answer that only the leader of term may give, and
+	// that was taken from this replica before the call, may be given now. It asks the
+	// other replicas, and waits for them until ctx ends.
+	Confirm(ctx context.Context, term segment.Term) error
 	// Propose offers a batch to the log, in the order of calls; it waits for room
 	// until ctx ends. The frame belongs to the partition from then on.
 	Propose(ctx context.Context, frame []byte, guard replication.Guard) proposal

@@ -205,6 +205,8 @@ type fakePartition struct {
 	leadership atomic.Pointer[replication.Leadership]
 	inSync     atomic.Int32
 	failed     error
+	overtaken  atomic.Bool  // Confirm fails
+	confirmed  atomic.Int32 // how often it was asked
 	log        *fakeLog
 	trim       error // of every Trim
 	propose    func(frame []byte, p *fakeProposal) bool
@@ -216,6 +218,15 @@ type fakePartition struct {
 func (p *fakePartition) Leadership() replication.Leadership { return *p.leadership.Load() }
 func (p *fakePartition) InSync() int                        { return int(p.inSync.Load()) }
 func (p *fakePartition) Log() partitionLog                  { return p.log }
+
+// Confirm implements partition.
+func (p *fakePartition) Confirm(_ context.Context, term segment.Term) error {
+	p.confirmed.Add(1)
+	if l := p.Leadership(); p.overtaken.Load() || !l.Ready || l.Term != term {
+		return replication.ErrNotLeader
+	}
+	return nil
+}
 
 func (p *fakePartition) Propose(_ context.Context, frame []byte, guard replication.Guard) proposal {
 	p.mu.Lock()

@@ -61,6 +61,7 @@ func newGroupService(n *node) groupService {
 			}
 			return groups.Topic{Created: t.Index, Partitions: int32(len(t.Partitions))}, true
 		},
+		Confirm:               offsetsStore{n}.confirm,
 		Logger:                n.logger,
 		InitialRebalanceDelay: delay,
 		MinSessionTimeout:     ms("group.min.session.timeout.ms"),
@@ -171,6 +172,18 @@ func (s offsetsStore) find(number int32, term segment.Term) (partition, error) {
 		return nil, fmt.Errorf("partition %d in term %d: %w", number, term, groups.ErrNotCoordinator)
 	}
 	return p, nil
+}
+
+// confirm is groups.Config.Confirm.
+func (s offsetsStore) confirm(ctx context.Context, number int32, term segment.Term) error {
+	p, err := s.find(number, term)
+	if err != nil {
+		return err
+	}
+	if confirm(ctx, p, term) != nil {
+		return fmt.Errorf("partition %d in term %d: %w", number, term, groups.ErrNotCoordinator)
+	}
+	return nil
 }
 
 // Append implements groups.Store. The guard holds the batch to the term in which

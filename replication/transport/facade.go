@@ -153,6 +153,7 @@ var (
 //	            tells idle followers of a commit (b)                   nudge.go
 //	            remembers what followers acknowledged (d)              match.go
 //	            waits for a follower that is seeded                    seed.go
+//	            asks a majority whether it still leads (k)             confirm.go
 //	receiving   verifies every frame, and fails the request            entries.go
 //	            clamps the commit index (a), takes heartbeats through
 //	            raft's main queue (b), says where the logs agree (j)   facade_receive.go
@@ -175,6 +176,8 @@ type Facade struct {
 	led      atomic.Pointer[raft.ServerID] // LastLeader
 	bound    atomic.Pointer[Instance]
 	work     sync.WaitGroup // goroutines of this facade
+
+	confirming confirming
 
 	mu       sync.Mutex // guards what follows; raft is never waited for under it
 	isClosed bool
@@ -227,13 +230,14 @@ func NewFacade(config FacadeConfig) (*Facade, error) {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Facade{
-		config:   config,
-		consumer: make(chan raft.RPC),
-		ctx:      ctx,
-		cancel:   cancel,
-		replicas: make(map[raft.ServerID]*replica),
-		reign:    reign{ctx: ctx, cancel: func(error) {}},
-		changed:  make(chan struct{}),
+		config:     config,
+		consumer:   make(chan raft.RPC),
+		ctx:        ctx,
+		cancel:     cancel,
+		confirming: confirming{slot: make(chan struct{}, 1)},
+		replicas:   make(map[raft.ServerID]*replica),
+		reign:      reign{ctx: ctx, cancel: func(error) {}},
+		changed:    make(chan struct{}),
 	}, nil
 }
 

@@ -46,10 +46,11 @@
 // cmd/internal/durability says they must, with its marks NL, OI, NP, MN, ND and LV.
 // And porcupine finds the whole history of appends and reads of every partition
 // linearizable: a record's offset is the number of records before it, and a read of
-// a ready leader sees every record that was acknowledged before the read began. The
-// log start is an object of its own: a trim that was answered moves it for good, to
-// no more than was asked; replicas may lack what lies below that, and nothing else. The
-// position of each group is an object, too: a fetch sees the last commit.
+// a leader that its group confirms sees every record that was acknowledged before the
+// read began. The log start is an object of its own: a trim that was answered moves it
+// for good, to no more than was asked; replicas may lack what lies below that, and
+// nothing else. The position of each group is an object, too: a fetch sees the last
+// commit.
 //
 // # A seed
 //
@@ -72,10 +73,8 @@
 //	checks before Apply instead of at append     1    1    1    1    1
 //	incarnation check off                       78   44    3   19    7
 //
-// That was before the failure detector. It can replace a leader that lives on, all of
-// whose connections are reset and refused, before that leader's lease is over; until
-// a leader confirms what it answers (DESIGN 4.3 k, not built), such a one may answer
-// a reading with what it last knew. Of fresh seeds about one in 140 meets this, and
-// the history it prints is not linearizable, by a reading that ends too early.
-// Records are never concerned.
+// It also found one that nobody planted: the failure detector replaces a leader that
+// lives on, all of whose connections are reset and refused, before that leader's lease
+// is over, and such a one answered a reading with what it last knew. About one fresh
+// seed in 140 met it, until leaders confirmed what they answer (Partition.Confirm).
 package simulation

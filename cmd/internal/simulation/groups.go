@@ -38,7 +38,7 @@ type coordinators struct {
 func (n *node) coordinate(p *process) *coordinators {
 	store := positionsStore{n, p}
 	c := &coordinators{stop: make(chan struct{}), Coordinator: groups.New(groups.Config{
-		Store: store, Partitions: func() int32 { return 1 }, Logger: p.logger, AppendTimeout: maxPatience,
+		Store: store, Partitions: func() int32 { return 1 }, Confirm: store.confirm, Logger: p.logger, AppendTimeout: maxPatience,
 	})}
 	c.done.Go(func() {
 		var led replication.Leadership
@@ -89,6 +89,15 @@ func (s positionsStore) find(term segment.Term) (*replication.Partition, error) 
 		return nil, groups.ErrNotCoordinator
 	}
 	return r, nil
+}
+
+// confirm is groups.Config.Confirm.
+func (s positionsStore) confirm(ctx context.Context, _ int32, term segment.Term) error {
+	r, err := s.find(term)
+	if err != nil {
+		return err
+	}
+	return r.Confirm(ctx, term)
 }
 
 // Append implements groups.Store.

@@ -263,6 +263,14 @@ func (c *client) read(partition int32) {
 	}
 }
 
+// confirmed asks the replica's group whether it leads, as a broker does before it
+// answers with the end of a log.
+func (c *client) confirmed(r *replication.Partition, role replication.Leadership) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), c.patience())
+	defer cancel()
+	return r.Confirm(ctx, role.Term) == nil
+}
+
 // readOnce reads the last count records of a ready leader and notes the reading;
 // false if there was none, or it lost its role or its life meanwhile.
 func (c *client) readOnce(partition int32, count int64) bool {
@@ -276,7 +284,7 @@ func (c *client) readOnce(partition int32, count int64) bool {
 		return false
 	}
 	start, end := r.Log().StartOffset(), r.Log().HighWatermark()
-	if r.Leadership() != role || p.dead.Load() {
+	if !c.confirmed(r, role) || p.dead.Load() {
 		return false
 	}
 	c.histories[partition].began(c.id, call, int64(start))
