@@ -89,7 +89,8 @@ func (p *Partition) serveProbation() {
 	tick := time.NewTicker(probationInterval)
 	defer tick.Stop()
 	var leaderless, reminded time.Time
-	for now := time.Now(); ; {
+	for {
+		var now time.Time
 		select {
 		case <-p.stop:
 			return
