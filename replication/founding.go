@@ -316,11 +316,12 @@ func (m *MetaGroup) findStrangers() {
 	work.Wait()
 }
 
-// clusterAt asks an address until it answers, by a refusal if need be, and returns
-// the cluster it names; empty for none, or if this node stops.
+// clusterAt asks an address until it names its cluster, in a refusal if need be; empty
+// if this node stops before. A broker that is in none yet may found another one a
+// moment later.
 func (m *MetaGroup) clusterAt(address string) string {
 	for pause := minStrangerAsk; ; pause = min(2*pause, maxStrangerAsk) {
-		if a := m.askOne(address); a.peer.Incarnation != 0 {
+		if a := m.askOne(address); a.peer.Incarnation != 0 && a.peer.Cluster != "" {
 			return a.peer.Cluster
 		}
 		select {
